@@ -1,0 +1,7 @@
+"""Weights in and out: backbone exports, checked loading, other libraries' names."""
+
+from detectron2_agssp.checkpoint.export import export_backbone
+from detectron2_agssp.checkpoint.loading import BackboneCoverageError
+from detectron2_agssp.checkpoint.openmmlab import convert_openmmlab
+
+__all__ = ["BackboneCoverageError", "convert_openmmlab", "export_backbone"]

@@ -1,0 +1,80 @@
+"""A pretrained backbone as a file that every detector with that backbone can start from."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detectron2_agssp.utils.files import atomic_write
+
+# Marks files of this package; Detectron2 logs it while loading.
+AUTHOR = "detectron2_agssp"
+
+
+def bottom_up_of(backbone: nn.Module) -> nn.Module:
+    """The backbone proper, below a feature pyramid (``bottom_up``; ``net`` in ViTDet's)."""
+    from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+
+    if isinstance(backbone, SimpleFeaturePyramid):
+        return backbone.net
+    return getattr(backbone, "bottom_up", backbone)
+
+
+def backbone_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model's backbone under bare names (``stem.conv1.weight``), on the CPU.
+
+    Raises:
+        ValueError: the model has no ``backbone``.
+    """
+    if not isinstance(getattr(model, "backbone", None), nn.Module):
+        raise ValueError(
+            f"{type(model).__name__} has no .backbone to export; give a Detectron2 model built "
+            "from a config (AnomalyDistiller, GeneralizedRCNN, RetinaNet, ...)."
+        )
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in bottom_up_of(model.backbone).state_dict().items()
+        # Batches seen: means nothing in another training run.
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def export_backbone(model: nn.Module, path: str | Path) -> Path:
+    """Writes a file that any detector with this backbone takes as ``MODEL.WEIGHTS``.
+
+    The names are bare and matched by Detectron2's own heuristics (``matching_heuristics``), so FPN,
+    C4, DC5, RetinaNet, FCOS, Cascade and Mask R-CNN models load it, with this package imported or
+    not. Under "agssp" the file records what the backbone was trained with: ``pixel_mean`` and
+    ``pixel_std`` a channel, ``format`` ("RGB" or "BGR", their order), and ``backbone``.
+
+    Args:
+        model: a Detectron2 model with ``backbone``, ``pixel_mean`` and ``pixel_std``; in or out
+            of DistributedDataParallel.
+        path: ends in ``.pth``.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: no backbone in the model, or another suffix (Detectron2 reads others
+            differently).
+    """
+    path = Path(path)
+    if path.suffix != ".pth":
+        raise ValueError(f"The export must end in .pth, got {str(path)!r}.")
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    weights = backbone_weights(model)
+    content = {
+        "model": weights,
+        "matching_heuristics": True,
+        "__author__": AUTHOR,
+        "agssp": {
+            "pixel_mean": model.pixel_mean.flatten().tolist(),
+            "pixel_std": model.pixel_std.flatten().tolist(),
+            "format": getattr(model, "input_format", None) or "BGR",
+            "backbone": getattr(model, "backbone_name", None) or type(model.backbone).__name__,
+        },
+    }
+    with atomic_write(path, "wb") as file:
+        torch.save(content, file)
+    return path

@@ -1,0 +1,116 @@
+"""Every configuration key of the plugin, with its unit and allowed values."""
+
+from detectron2.config import CfgNode
+
+PIP_LITE0_WEIGHTS = "pip:efficientnet-lite0"
+
+
+def add_agssp_config(cfg: CfgNode) -> CfgNode:
+    """Adds the ``AGSSP`` node to ``cfg``; a node that is already there is left as it is.
+
+    Importing the package does this to Detectron2's defaults, so ``get_cfg()`` already has it.
+    """
+    if "AGSSP" in cfg:
+        return cfg
+
+    # Training mapper: "" (Detectron2's own), "AnomalyMapMapper" (AGBP) or "PseudoBoxMapper" (AGDP).
+    cfg.AGSSP = CfgNode({"MAPPER": ""})
+
+    # ---- Stage 0: anomaly maps -------------------------------------------------------------
+    scorer = cfg.AGSSP.SCORER = CfgNode()
+    # A name in ANOMALY_SCORER_REGISTRY.
+    scorer.NAME = "mahalanobis"
+    # "" takes CUDA where there is one, else the CPU; or a torch device such as "cuda:1".
+    scorer.DEVICE = ""
+    # Feature extractor: any timm model with `features_only`.
+    scorer.MODEL = "tf_efficientnet_lite0"
+    # "" random; "timm" downloads timm's default weights; "pip:efficientnet-lite0"; or a path.
+    scorer.WEIGHTS = PIP_LITE0_WEIGHTS
+    # Images are resized to this square, pixels a side; maps have side / (smallest stride) cells.
+    scorer.IMAGE_SIZE = 384
+    # Feature levels, as strides in pixels of the resized image.
+    scorer.STRIDES = (8, 16)
+    # Side of the local average over each level, cells, odd; 1 switches it off.
+    scorer.POOL_SIZE = 3
+    # Subtract each image's mean feature: what is odd within its own image.
+    scorer.CENTER = True
+    # Images a batch, and processes that decode them (0: the main one).
+    scorer.BATCH_SIZE = 16
+    scorer.NUM_WORKERS = 2
+    # Images used for fitting: 0 takes all, else a seeded sample of this many.
+    scorer.FIT_IMAGES = 0
+    scorer.SEED = 0
+    scorer.MAHALANOBIS = CfgNode()
+    # Ridge on the covariance, as a share of its mean variance.
+    scorer.MAHALANOBIS.SHRINKAGE = 0.3
+
+    # Raw scores are mapped linearly: this quantile to 0, that one to 1 (over all cells of the
+    # sampled images), and clipped.
+    calibration = cfg.AGSSP.CALIBRATION = CfgNode()
+    calibration.LOW_QUANTILE = 0.5
+    calibration.HIGH_QUANTILE = 0.999
+    calibration.MAX_IMAGES = 512
+
+    # ---- Stage 1: AGBP -----------------------------------------------------------------------
+    distill = cfg.AGSSP.DISTILL = CfgNode()
+    # Backbone features whose energy learns to look like the map, and one weight each.
+    distill.IN_FEATURES = ("res4", "res5")
+    distill.LOSS_WEIGHTS = (1.0, 1.0)
+    # How the full map is brought to a feature's size: "area" or "bilinear".
+    distill.TARGET_RESIZE = "area"
+
+    # ---- Stage 2: AGDP -----------------------------------------------------------------------
+    boxes = cfg.AGSSP.BOXES = CfgNode()
+    # "mean_max": mean over the data set of each map's maximum, minus MARGIN;
+    # "quantile": the QUANTILE of all map values of the data set; "fixed": THRESHOLD itself.
+    boxes.THRESHOLD_MODE = "mean_max"
+    boxes.MARGIN = 0.1
+    boxes.QUANTILE = 0.99
+    boxes.THRESHOLD = 0.5
+    boxes.MAX_BOXES = 10
+    boxes.NMS_IOU = 0.8
+
+    # ---- Images ------------------------------------------------------------------------------
+    image_input = cfg.AGSSP.INPUT = CfgNode()
+    # Significant bits of images stored with 16: 0 means all 16; 12 for a 12-bit camera.
+    image_input.BIT_DEPTH = 0
+    # AGBP augmentation, beside INPUT.MIN_SIZE_TRAIN, CROP and RANDOM_FLIP. Degrees, (min, max).
+    image_input.ROTATION = (0.0, 0.0)
+    # Largest relative change of brightness, contrast and saturation, each in [0, 1); image only.
+    image_input.COLOR_JITTER = (0.0, 0.0, 0.0)
+
+    # ---- Backbones from timm -----------------------------------------------------------------
+    # MODEL.BACKBONE.NAME: build_timm_backbone or build_timm_fpn_backbone.
+    # MODEL.BACKBONE.FREEZE_AT: 0 none, 1 stem (stride 2), 2 also res2 (stride 4), ... 5 all.
+    timm = cfg.AGSSP.TIMM = CfgNode()
+    timm.MODEL = "tf_efficientnet_lite0"
+    timm.WEIGHTS = PIP_LITE0_WEIGHTS  # as AGSSP.SCORER.WEIGHTS
+    timm.OUT_FEATURES = ("res2", "res3", "res4", "res5")  # strides 4, 8, 16, 32
+    # "": the model's own; "FrozenBN": fixed statistics and affine; "SyncBN": across processes.
+    timm.NORM = "FrozenBN"
+
+    # ---- tools/train_net.py ------------------------------------------------------------------
+    solver = cfg.AGSSP.SOLVER = CfgNode()
+    solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"
+    solver.BETAS = (0.9, 0.999)
+    # Save model_best.pth by this metric, e.g. "bbox/AP"; "" does not. Needs TEST.EVAL_PERIOD.
+    solver.BEST_METRIC = ""
+    return cfg
+
+
+def extend_default_config() -> None:
+    """Adds the ``AGSSP`` node to the defaults that ``detectron2.config.get_cfg()`` copies."""
+    from detectron2.config.defaults import _C
+
+    add_agssp_config(_C)
+
+
+def settings_of(node: CfgNode) -> dict:
+    """``node`` as plain, JSON-ready Python: nested dicts, tuples as lists."""
+    plain = {}
+    for key, value in sorted(node.items()):
+        if isinstance(value, CfgNode):
+            plain[key] = settings_of(value)
+        else:
+            plain[key] = list(value) if isinstance(value, tuple) else value
+    return plain

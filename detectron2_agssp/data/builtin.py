@@ -1,0 +1,70 @@
+"""Registers what ``datasets/prepare_*.py`` made, the way Detectron2 registers COCO."""
+
+import json
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from .prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
+
+_CLASSES = {"neu_det": NEU_DET_CLASSES, "magnetic_tile": MAGNETIC_TILE_CLASSES}
+
+
+def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str]:
+    """Registers NEU-DET and Magnetic-Tile below ``root``; returns the names it newly registered.
+
+    ``root`` defaults to ``$DETECTRON2_DATASETS``, and that to ``datasets``. ``<dataset>_train``
+    and ``<dataset>_test`` are always registered, and ``<dataset>_<split>`` for every other
+    ``<dataset>/annotations/<split>.json``. No image and no box is read before a data set is used;
+    using one that is not there raises FileNotFoundError, which names the script that makes it.
+
+    A name that is registered already is left alone.
+    """
+    if root is None:
+        root = os.getenv("DETECTRON2_DATASETS", "datasets")
+    registered = []
+    for dataset in _CLASSES:
+        folder = Path(root).expanduser() / dataset
+        found = {path.stem for path in (folder / "annotations").glob("*.json")}
+        for split in sorted(found | {"train", "test"}):
+            name = f"{dataset}_{split}"
+            if name not in DatasetCatalog:
+                _register(name, dataset, folder / "annotations" / f"{split}.json")
+                registered.append(name)
+    return registered
+
+
+def _register(name: str, dataset: str, json_file: Path) -> None:
+    """As ``register_coco_instances``, but for the classes being known and the error being clear."""
+    image_root = str(json_file.parents[1] / "images")
+
+    def load() -> list[dict]:
+        if not json_file.is_file():
+            raise FileNotFoundError(
+                f"data set {name!r} is not prepared: there is no {json_file}. Make it with "
+                f"`python datasets/prepare_{dataset}.py SOURCE_DIR`, or set DETECTRON2_DATASETS "
+                f"to the folder that holds {dataset}/"
+            )
+        return load_coco_json(str(json_file), image_root, name)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=str(json_file),
+        image_root=image_root,
+        evaluator_type="coco",
+        thing_classes=_thing_classes(json_file) or list(_CLASSES[dataset]),
+    )
+
+
+def _thing_classes(json_file: Path) -> list[str] | None:
+    """The classes of a COCO file in the order Detectron2 gives them; None if it has none to read.
+
+    Loading compares them with the file's, so they have to be the file's where there is one.
+    """
+    try:
+        categories = json.loads(json_file.read_text())["categories"]
+        return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # an import should not fail for this; loading the data set says what is wrong

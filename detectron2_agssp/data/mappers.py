@@ -1,0 +1,202 @@
+"""Mappers from an unlabelled image and its anomaly map to a model's input."""
+
+import copy
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
+from detectron2.structures import Boxes, Instances
+
+from detectron2_agssp.data.aug_input import MapAugInput
+from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
+from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
+from detectron2_agssp.maps.store import load_map
+from detectron2_agssp.maps.threshold import box_threshold_from_config
+
+logger = logging.getLogger(__name__)
+
+
+class _MapMapper:
+    """Reads an image and its map, and moves both through the same augmentations."""
+
+    def __init__(self, *, augmentations: list, image_format: str = "BGR", bit_depth: int = 0):
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.bit_depth = bit_depth
+        logger.info("%s: augmentations %s", type(self).__name__, augmentations)
+
+    def _load(self, dataset_dict: dict) -> MapAugInput:
+        if "map_file" not in dataset_dict:
+            raise ValueError(
+                f"{type(self).__name__} needs a data set of anomaly maps; the entry of "
+                f"{dataset_dict.get('file_name')!r} has no 'map_file'. Register map folders with "
+                "detectron2_agssp.data.register_unlabeled, or set AGSSP.MAPPER to ''."
+            )
+        image = read_image(dataset_dict["file_name"], self.image_format, self.bit_depth)
+        height, width = image.shape[:2]
+        expected = (dataset_dict["height"], dataset_dict["width"])
+        if (height, width) != expected:
+            raise SizeMismatchError(
+                f"{dataset_dict['file_name']!r} is {height} x {width} (height x width), but its "
+                f"map {dataset_dict['map_file']!r} was made of an image of {expected[0]} x "
+                f"{expected[1]}. Delete the map and its manifest line, and make it again."
+            )
+        anomaly_map = resize_map(load_map(dataset_dict["map_file"]), height, width)
+        return MapAugInput(image, anomaly_map)
+
+    def _augment(self, dataset_dict: dict) -> tuple[dict, np.ndarray]:
+        """The model's input so far, and the augmented map (H, W)."""
+        inputs = copy.deepcopy(dataset_dict)
+        augmented = self._load(dataset_dict)
+        self.augmentations(augmented)
+        inputs["image"] = _to_tensor(augmented.image.transpose(2, 0, 1))
+        return inputs, augmented.anomaly_map
+
+
+@MAPPER_REGISTRY.register()
+class AnomalyMapMapper(_MapMapper):
+    """For AGBP: adds ``image`` (3, H, W) uint8 and ``anomaly_map`` (1, H, W) float32 in [0, 1].
+
+    Args:
+        augmentations: Detectron2 augmentations; geometry moves the map too, colour does not.
+        image_format: "RGB" or "BGR".
+        bit_depth: see :func:`~detectron2_agssp.data.image_io.read_image`.
+    """
+
+    # Evaluation of maps needs the target as well.
+    serves_testing = True
+
+    @configurable
+    def __init__(self, *, augmentations: list, image_format: str = "BGR", bit_depth: int = 0):
+        super().__init__(
+            augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
+        )
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True):
+        return {
+            "augmentations": build_map_augmentation(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        inputs, anomaly_map = self._augment(dataset_dict)
+        inputs["anomaly_map"] = _to_tensor(anomaly_map[None])
+        return inputs
+
+
+@MAPPER_REGISTRY.register()
+class PseudoBoxMapper(_MapMapper):
+    """For AGDP: adds ``image`` (3, H, W) and ``instances`` with the pseudo-boxes as class 0.
+
+    Boxes are cut from the map after augmentation, so crops and scales stay consistent with what
+    the rule says of an image of that size. ``instances`` has ``gt_boxes`` (K, 4) XYXY, absolute
+    pixels of the augmented image, ``gt_classes`` (K,) zeros, and ``gt_scores`` (K,); an image
+    without boxes stays as a negative (K = 0).
+
+    Args:
+        augmentations: as :class:`AnomalyMapMapper`'s.
+        thresholds: one for all maps, or one a map folder (``map_root`` -> threshold).
+        max_boxes, nms_iou: see :func:`~detectron2_agssp.maps.boxes.boxes_from_map`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        augmentations: list,
+        thresholds: float | dict[str, float],
+        max_boxes: int = 10,
+        nms_iou: float = 0.8,
+        image_format: str = "BGR",
+        bit_depth: int = 0,
+    ):
+        super().__init__(
+            augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
+        )
+        self.thresholds = thresholds
+        self.max_boxes = max_boxes
+        self.nms_iou = nms_iou
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True):
+        augmentations = build_augmentation(cfg, is_train)
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        map_roots = [MetadataCatalog.get(name).get("map_root", None) for name in cfg.DATASETS.TRAIN]
+        thresholds = {
+            root: box_threshold_from_config(cfg, root) for root in map_roots if root is not None
+        }
+        logger.info("Pseudo-box thresholds: %s", thresholds)
+        return {
+            "augmentations": augmentations,
+            "thresholds": thresholds,
+            "max_boxes": cfg.AGSSP.BOXES.MAX_BOXES,
+            "nms_iou": cfg.AGSSP.BOXES.NMS_IOU,
+            "image_format": cfg.INPUT.FORMAT,
+            "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        inputs, anomaly_map = self._augment(dataset_dict)
+        height, width = anomaly_map.shape
+        threshold = self.thresholds
+        if isinstance(threshold, dict):
+            threshold = threshold[dataset_dict["map_root"]]
+        boxes, scores = boxes_from_map(
+            anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou
+        )
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        instances.gt_scores = torch.from_numpy(scores)
+        inputs["instances"] = instances
+        return inputs
+
+
+def build_map_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
+    """AGBP's augmentation: resize, rotate, crop, flip, colour jitter.
+
+    Detectron2's ``INPUT.MIN_SIZE_TRAIN`` and so on, ``INPUT.CROP``, ``INPUT.RANDOM_FLIP`` and
+    ``AGSSP.INPUT.ROTATION`` / ``COLOR_JITTER``. Unlike in detection, the crop comes after the
+    resize, so that a batch has one size.
+
+    Raises:
+        ValueError: a rotation range or jitter out of its bounds.
+    """
+    resize_and_flip = build_augmentation(cfg, is_train)
+    if not is_train:
+        return resize_and_flip
+    resize, flips = resize_and_flip[0], resize_and_flip[1:]
+    low, high = cfg.AGSSP.INPUT.ROTATION
+    if not -180 <= low <= high <= 180:
+        raise ValueError(
+            f"AGSSP.INPUT.ROTATION must be (min, max) in [-180, 180] degrees, got {(low, high)}."
+        )
+    jitter = cfg.AGSSP.INPUT.COLOR_JITTER
+    if len(jitter) != 3 or not all(0 <= strength < 1 for strength in jitter):
+        raise ValueError(
+            "AGSSP.INPUT.COLOR_JITTER must be (brightness, contrast, saturation), each in [0, 1), "
+            f"got {tuple(jitter)}."
+        )
+    augmentations = [resize]
+    if (low, high) != (0, 0):
+        augmentations.append(T.RandomRotation([low, high], expand=False))
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    augmentations.extend(flips)
+    kinds = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)
+    for kind, strength in zip(kinds, jitter, strict=True):
+        if strength > 0:
+            augmentations.append(kind(1 - strength, 1 + strength))
+    return augmentations
+
+
+def _to_tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,103 @@
+"""Puts files where Detectron2 looks for them: links or copies, atomic writes, nothing stale."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+# Lists what the last run put here, so that the next one can remove what it no longer wants, and
+# only that: an image that moved from train to test has to leave train.
+_PLACED = ".prepared.json"
+
+
+def default_output(dataset: str) -> Path:
+    """``$DETECTRON2_DATASETS/<dataset>``; the variable defaults to ``datasets``, as elsewhere."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / dataset
+
+
+def checked_output(output: Path, source: Path) -> Path:
+    """The output folder. Raises ValueError if it is the source or below it."""
+    if output.resolve().is_relative_to(source):
+        raise ValueError(
+            f"the output {str(output)!r} is inside the source {str(source)!r}, which a second run "
+            "would then read: move the source or give another --output"
+        )
+    return output
+
+
+def read_json(path: Path) -> object:
+    """The content of a json file. Raises ValueError, naming the file, if it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not json: {error}") from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes the file completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def claim_files(output: Path, wanted: set[str]) -> None:
+    """Removes what an earlier run put below ``output`` and is not wanted now.
+
+    ``wanted`` holds paths relative to ``output``, in posix form. Files no run put there stay.
+    """
+    listing = output / _PLACED
+    earlier = set(read_json(listing)) if listing.exists() else set()
+    for path in sorted(earlier - wanted):
+        (output / path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            (output / path).parent.rmdir()
+    write_json(listing, sorted(wanted))
+
+
+def place_file(source: Path, target: Path, copy: bool) -> None:
+    """Makes ``target`` a link to ``source``, or a copy if asked or where links are refused.
+
+    A target that is right already is left alone.
+    """
+    if _is_placed(source, target, copy):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    temporary.unlink(missing_ok=True)
+    try:
+        if copy or not _link(source, temporary):
+            # Not copystat: a copy of a read-only file should be removable.
+            shutil.copyfile(source, temporary)
+            times = source.stat()
+            os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        target.symlink_to(source)
+    except (OSError, NotImplementedError):  # Windows without the right, some network drives
+        return False
+    return True
+
+
+def _is_placed(source: Path, target: Path, copy: bool) -> bool:
+    if target.is_symlink():
+        return not copy and os.readlink(target) == str(source)
+    if not target.is_file():
+        return False
+    # A copy in place of a link means that links were refused before, or that --copy was left out
+    # this time; a copy that is as new and as long as its source does as well.
+    here, there = target.stat(), source.stat()
+    return (here.st_size, int(here.st_mtime)) == (there.st_size, int(there.st_mtime))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

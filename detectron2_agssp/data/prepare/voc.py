@@ -1,0 +1,107 @@
+"""NEU-DET: Pascal VOC boxes, one xml file per image."""
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tqdm import tqdm
+
+from .classes import NEU_DET_CLASSES
+from .records import (
+    Box,
+    Record,
+    checked_source,
+    index_by_stem,
+    inspect_image,
+    paired_stems,
+    visible_files,
+)
+from .report import Report
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"
+
+
+def read_neu_det(source: str | Path, report: Report) -> list[Record]:
+    """Reads every image that has an annotation, sorted by name.
+
+    Images and xml files are looked for in all of ``source`` and paired by name, so that the
+    authors' ``IMAGES`` and ``ANNOTATIONS`` and Kaggle's ``train/images/<class>`` are all fine.
+    Boxes marked difficult (79 of 4126) are boxes like any other, as in Detectron2's VOC loader.
+
+    Raises FileNotFoundError if ``source`` or its contents are missing, ValueError if no image
+    belongs to any xml file. Everything else that is wrong goes to ``report``.
+    """
+    source = checked_source(source)
+    images = index_by_stem(
+        ((path.stem, path) for path in visible_files(source, "**/*", IMAGE_SUFFIXES)), report
+    )
+    annotations = index_by_stem(
+        ((path.stem, path) for path in visible_files(source, "**/*", (".xml",))), report
+    )
+    stems = paired_stems(images, annotations, EXPECTED, report)
+    records = (
+        _read_record(stem, images[stem], annotations[stem], report)
+        for stem in tqdm(stems, desc="reading", disable=None)
+    )
+    return [record for record in records if record is not None]
+
+
+def _read_record(stem: str, image: Path, annotation: Path, report: Report) -> Record | None:
+    inspected = inspect_image(image)
+    if inspected is None:
+        report.add("unreadable_image", stem)
+        return None
+    width, height, digest = inspected
+    try:
+        root = ElementTree.parse(annotation).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        report.add("unreadable_annotation", f"{stem} ({error})")
+        return None
+
+    declared = f"{_text(root, 'size/width')}x{_text(root, 'size/height')}"
+    if declared != f"{width}x{height}":
+        report.add("size_differs", f"{stem} (xml {declared}, image {width}x{height})")
+    # Only the stems are compared: 170 of the authors' files leave out the ".jpg".
+    if Path(_text(root, "filename")).stem != stem:
+        report.add("filename_differs", f"{stem} (xml {_text(root, 'filename')!r})")
+
+    boxes = (
+        _read_box(node, f"{stem} object {number}", width, height, report)
+        for number, node in enumerate(root.iter("object"))
+    )
+    boxes = tuple(box for box in boxes if box is not None)
+    if not boxes:
+        report.add("defect_without_box", stem)
+    return Record(stem, image.name, image, width, height, digest, boxes)
+
+
+def _read_box(
+    node: ElementTree.Element, where: str, width: int, height: int, report: Report
+) -> Box | None:
+    name = _text(node, "name")
+    if name not in NEU_DET_CLASSES:
+        report.add("unknown_class", f"{where} ({name!r})")
+        return None
+    texts = [_text(node, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        xmin, ymin, xmax, ymax = map(float, texts)
+    except ValueError:
+        xmin = ymin = xmax = ymax = math.nan
+    # VOC counts pixels from 1 and includes the last one. NEU-DET does so too: in 200 pixel wide
+    # images its corners run from 1 (1474 times; never 0) to 200 (561 times). Counted by pixel
+    # edges from 0, the box thus begins one lower and ends at the same number.
+    left, top = max(xmin - 1, 0.0), max(ymin - 1, 0.0)
+    right, bottom = min(xmax, float(width)), min(ymax, float(height))
+    # Written so that a NaN, too, ends here.
+    if not (right > left and bottom > top):
+        report.add("box_dropped", f"{where} ({' '.join(texts)})")
+        return None
+    if (left, top, right, bottom) != (xmin - 1, ymin - 1, xmax, ymax):
+        report.add("box_clipped", f"{where} ({' '.join(texts)})")
+    size = (right - left, bottom - top)
+    return Box(name, (left, top, *size), size[0] * size[1])
+
+
+def _text(node: ElementTree.Element, path: str) -> str:
+    return (node.findtext(path) or "").strip()

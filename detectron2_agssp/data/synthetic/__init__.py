@@ -1,0 +1,11 @@
+"""Procedural images of metal surfaces with defects, for demonstrations and tests.
+
+The images are synthetic. They show that a pipeline runs; they say nothing about its accuracy on
+real metal.
+"""
+
+from .defects import CLASSES
+from .generate import generate_sample_dataset
+from .surfaces import SURFACES
+
+__all__ = ["CLASSES", "SURFACES", "generate_sample_dataset"]

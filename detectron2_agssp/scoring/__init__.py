@@ -1,0 +1,15 @@
+"""Image -> anomaly map: scorers, their registry and patch features."""
+
+from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores
+from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
+from detectron2_agssp.scoring.mahalanobis import MahalanobisScorer
+from detectron2_agssp.scoring.patch_features import TimmPatchFeatures
+
+__all__ = [
+    "ANOMALY_SCORER_REGISTRY",
+    "AnomalyScorer",
+    "AnomalyScores",
+    "MahalanobisScorer",
+    "TimmPatchFeatures",
+    "build_anomaly_scorer",
+]

@@ -1,0 +1,29 @@
+"""Writing files so that a killed run never leaves half of one."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
+    """Opens a temporary file beside ``path`` and renames it to ``path`` on success."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes ``content`` as indented JSON with sorted keys, atomically."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+        file.write("\n")
