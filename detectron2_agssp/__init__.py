@@ -6,27 +6,24 @@ default mapper and checkpointer honour AGSSP's keys and files. Importing it agai
 and a config without AGSSP keys behaves exactly as without the import.
 """
 
-from detectron2_agssp import checkpoint, data, maps, modeling, ops, scoring
-from detectron2_agssp.checkpoint.loading import install_coverage_check
-from detectron2_agssp.config import add_agssp_config, extend_default_config
-from detectron2_agssp.data.builtin import register_builtin_datasets
-from detectron2_agssp.data.mapper_choice import install_mapper_choice
-from detectron2_agssp.data.unlabeled import register_map_folders
+import sys
+
 from detectron2_agssp.version import __version__
 
-extend_default_config()
-install_mapper_choice()
-install_coverage_check()
-register_builtin_datasets()
-register_map_folders()
+# collect_env has to run where torch or Detectron2 is the very thing that is missing.
+if "detectron2_agssp.utils.collect_env" not in sys.orig_argv:
+    from detectron2_agssp import checkpoint, data, maps, modeling, ops, plugin, scoring
+    from detectron2_agssp.config import add_agssp_config
 
-__all__ = [
-    "__version__",
-    "add_agssp_config",
-    "checkpoint",
-    "data",
-    "maps",
-    "modeling",
-    "ops",
-    "scoring",
-]
+    plugin.install()
+
+    __all__ = [
+        "__version__",
+        "add_agssp_config",
+        "checkpoint",
+        "data",
+        "maps",
+        "modeling",
+        "ops",
+        "scoring",
+    ]

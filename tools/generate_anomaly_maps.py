@@ -11,11 +11,10 @@ again to go on after an interruption, or after adding images.
 
 import argparse
 
-from detectron2.config import get_cfg
 from detectron2.utils.logger import setup_logger
 
-import detectron2_agssp
-from detectron2_agssp.maps.generate import registration_hint
+from detectron2_agssp.maps.generate import generate_anomaly_maps, registration_hint
+from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
 
 
 def main() -> None:
@@ -24,18 +23,11 @@ def main() -> None:
     )
     parser.add_argument("image_dir", help="folder of images, searched recursively")
     parser.add_argument("map_dir", help="folder to write")
-    parser.add_argument("--config-file", default="", help="yaml with AGSSP.SCORER settings")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
-    args = parser.parse_args()
+    add_config_arguments(parser)
+    args = parser.parse_intermixed_args()
     setup_logger(name="detectron2_agssp")
-    cfg = get_cfg()
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    try:
-        summary = detectron2_agssp.maps.generate_anomaly_maps(cfg, args.image_dir, args.map_dir)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    with readable_errors():
+        summary = generate_anomaly_maps(config_from(args), args.image_dir, args.map_dir)
     print(
         f"{summary.scored} maps made, {summary.kept} were there, {len(summary.skipped)} images "
         f"skipped, in {summary.map_root}"

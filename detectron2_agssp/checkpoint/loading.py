@@ -102,7 +102,8 @@ def _check_coverage(model, expected, incompatible, offered: int) -> None:
             f"The AGSSP weights ({offered} tensors) cover {coverage:.0%} of the "
             f"{len(expected)} backbone tensors of {type(model).__name__}; at least "
             f"{MIN_COVERAGE:.0%} is required, because a detector that starts from a half-filled "
-            "backbone looks like one that was pretrained. Use weights of the same backbone. Missing:\n  " + shown
+            "backbone looks like one that was pretrained. Use weights of the same backbone. "
+            f"Missing:\n  {shown}"
         )
     logger.info("AGSSP weights cover %.1f %% of the backbone.", 100 * coverage)
 

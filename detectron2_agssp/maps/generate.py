@@ -246,6 +246,26 @@ def _write(
     return len(entries)
 
 
+def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibration]:
+    """The scorer and calibration that a map folder was made with, to score other images.
+
+    Args:
+        cfg: the config that the folder was made with.
+        map_root: the map folder.
+
+    Raises:
+        FileNotFoundError: the folder has no scorer.
+        ValueError: it was made with other settings (the difference is shown).
+    """
+    store = MapStore(map_root)
+    info = store.read_scorer()
+    if info is None:
+        raise FileNotFoundError(f"{store.scorer_path} does not exist: not a map folder.")
+    scorer = build_anomaly_scorer(cfg)
+    calibration = _restore(cfg, scorer, store, Path(info["image_root"]))
+    return scorer, calibration
+
+
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:
     """What to write into a config to train on a map folder."""
     map_root = Path(map_root).resolve()

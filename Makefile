@@ -1,0 +1,41 @@
+# make quickstart            the whole method on a synthetic sample, in minutes
+# make quickstart IMAGES=dir maps, boxes and pretraining of your own images
+# make test                  the fast tests;  make test-slow  the others
+# make lint                  ruff
+#
+# Each sets up what it needs: a .venv, or the environment given by VENV=dir or PYTHON=interpreter,
+# whose torch, Detectron2 and OpenCV are kept.
+
+VENV ?= .venv
+BASE_PYTHON ?= python3
+ifdef PYTHON
+PY := $(PYTHON)
+else
+PY := $(VENV)/bin/python
+endif
+IMAGES ?=
+OUTPUT ?= quickstart
+
+.PHONY: setup quickstart test test-slow lint clean
+
+setup: $(if $(PYTHON),,$(VENV)/bin/python)
+	@$(PY) tools/setup_environment.py
+
+$(VENV)/bin/python:
+	$(BASE_PYTHON) -m venv $(VENV)
+
+quickstart: setup
+	$(PY) tools/quickstart.py --output $(OUTPUT) $(if $(IMAGES),--images "$(IMAGES)")
+
+test: setup
+	$(PY) -m pytest -m "not slow"
+
+test-slow: setup
+	$(PY) -m pytest -m slow
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache quickstart

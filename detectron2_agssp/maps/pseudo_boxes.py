@@ -1,0 +1,70 @@
+"""The pseudo-boxes of a whole map folder, as COCO json."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.maps.threshold import box_threshold_from_config
+from detectron2_agssp.utils.files import write_json
+
+
+def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) -> dict:
+    """COCO dict of a map folder's pseudo-boxes, by ``cfg.AGSSP.BOXES``.
+
+    Every image is listed, also those without boxes. ``file_name`` is relative to the image folder
+    (``info.image_root``); boxes are XYWH, absolute pixels; each annotation also has its ``score``
+    (the map's maximum inside the box). The one category is ``anomaly``, id 1.
+    """
+    store = MapStore(map_root)
+    threshold = box_threshold_from_config(cfg, map_root)
+    images, annotations = [], []
+    entries = tqdm(store.entries(), desc="boxes", unit="img", disable=not progress)
+    for image_id, entry in enumerate(entries, start=1):
+        images.append(
+            {
+                "id": image_id,
+                "file_name": entry["image"],
+                "height": entry["height"],
+                "width": entry["width"],
+            }
+        )
+        boxes, scores = boxes_from_map(
+            load_map(store.root / entry["map"]),
+            entry["height"],
+            entry["width"],
+            threshold,
+            cfg.AGSSP.BOXES.MAX_BOXES,
+            cfg.AGSSP.BOXES.NMS_IOU,
+        )
+        for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                    "score": round(score, 5),
+                }
+            )
+    scorer = store.read_scorer() or {}
+    return {
+        "info": {
+            "description": "Pseudo-boxes of anomaly maps, made by detectron2_agssp",
+            "image_root": scorer.get("image_root", ""),
+            "threshold": threshold,
+        },
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "anomaly"}],
+    }
+
+
+def write_pseudo_boxes(cfg, map_root: str | Path, path: str | Path) -> dict:
+    """Writes :func:`pseudo_boxes_as_coco` to ``path``, atomically; returns it."""
+    content = pseudo_boxes_as_coco(cfg, map_root)
+    write_json(path, content)
+    return content

@@ -1,0 +1,16 @@
+"""What importing the package does."""
+
+from detectron2_agssp.checkpoint.loading import install_coverage_check
+from detectron2_agssp.config import extend_default_config
+from detectron2_agssp.data.builtin import register_builtin_datasets
+from detectron2_agssp.data.mapper_choice import install_mapper_choice
+from detectron2_agssp.data.unlabeled import register_map_folders
+
+
+def install() -> None:
+    """Extends Detectron2's defaults and loaders, and registers data sets; idempotent."""
+    extend_default_config()
+    install_mapper_choice()
+    install_coverage_check()
+    register_builtin_datasets()
+    register_map_folders()

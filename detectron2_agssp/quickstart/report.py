@@ -1,0 +1,203 @@
+"""The quickstart's HTML reports: tables, and panels of what every stage saw."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+
+from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.generate import load_fitted_scorer
+from detectron2_agssp.maps.image_stream import resize_to_square
+from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.quickstart.stages import load_trained
+from detectron2_agssp.visualization import HtmlReport, anomaly_panel
+
+NUM_PANELS = 12
+MIN_DETECTION_SCORE = 0.3
+
+
+def write_sample_report(output, data_root, pretraining, detectors, results, seconds) -> Path:
+    """Report of the synthetic sample: comparison, panels of test images, settings.
+
+    Args:
+        output: folder of the report.
+        data_root: the sample data set.
+        pretraining: what ``pipeline._pretrain`` returned.
+        detectors: start -> (config, weights) of the fine-tuned detectors.
+        results: start -> {"AP", "AP50"}.
+        seconds: stage -> seconds.
+    """
+    page = HtmlReport(
+        "AGSSP quickstart", "Synthetic metal surfaces: it shows that everything runs, not more."
+    )
+    page.add_section("Result")
+    page.add_table(
+        ["start of fine-tuning", "AP", "AP50"],
+        [[start, metrics["AP"], metrics["AP50"]] for start, metrics in results.items()],
+        "Box AP on the sample's test images, percent; same detector, labels and iterations.",
+        highlight_best=[1, 2],
+        decimals=1,
+    )
+    _add_times(page, seconds)
+    content = json.loads((data_root / "annotations" / "test.json").read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    images = _spread([image for image in content["images"] if "normal" not in image["file_name"]])
+    models = {start: load_trained(cfg, weights) for start, (cfg, weights) in detectors.items()}
+    draw = _PanelPainter(pretraining)
+    panels = []
+    for image in images:
+        annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        truth = _xyxy([annotation["bbox"] for annotation in annotations])
+        pixels = read_image(data_root / "images" / "test" / image["file_name"])
+        detections = _detect(models["AGSSP"], detectors["AGSSP"][0], pixels, names)
+        kinds = ", ".join(sorted({names[a["category_id"]] for a in annotations}))
+        panel = draw(pixels, ground_truth=truth, detections=detections)
+        panels.append((f"{image['file_name']}: {kinds}", panel))
+    page.add_text(
+        "Each row: image, anomaly map, its overlay, pseudo-boxes, energy of res4 before (ImageNet) "
+        "and after AGBP, and the detections of the AGSSP detector (score above "
+        f"{MIN_DETECTION_SCORE}) against the truth."
+    )
+    page.add_images("Test images", panels)
+    _add_pretraining(page, pretraining)
+    return page.write(output / "report.html")
+
+
+def write_images_report(output, images, pretraining, seconds) -> Path:
+    """Report of the user's own folder: maps, pseudo-boxes and energies, and what to do next."""
+    page = HtmlReport("AGSSP pretraining", f"Images of {Path(images).name}")
+    page.add_section("Next")
+    page.add_text(*usage_hint(pretraining).splitlines())
+    _add_times(page, seconds)
+    entries = list(MapStore(pretraining["map_root"]).entries())
+    ranked = sorted(entries, key=lambda entry: -entry["score"])
+    draw = _PanelPainter(pretraining)
+    half = NUM_PANELS // 2
+    for title, chosen in (
+        ("Most anomalous images", ranked[:half]),
+        ("Other images", _spread(ranked[half:])[:half]),
+    ):
+        panels = []
+        for entry in chosen:
+            anomaly_map = load_map(pretraining["map_root"] / entry["map"])
+            pixels = read_image(Path(images) / entry["image"])
+            caption = f"{entry['image']}, score {entry['score']:.2f}"
+            panels.append((caption, draw(pixels, anomaly_map)))
+        page.add_images(title, panels)
+    _add_pretraining(page, pretraining)
+    return page.write(output / "report.html")
+
+
+def usage_hint(pretraining: dict) -> str:
+    """What to put into a config to start from the pretrained weights."""
+    cfg = pretraining["agdp_cfg"]
+    return (
+        "To fine-tune a detector from these weights, put into its config:\n"
+        f'MODEL.WEIGHTS: "{Path(pretraining["agdp"]).resolve()}" (this Faster R-CNN, any number of '
+        "classes)\n"
+        f'MODEL.WEIGHTS: "{Path(pretraining["backbone"]).resolve()}" (any detector on this '
+        "backbone)\n"
+        f"MODEL.PIXEL_MEAN: {cfg.MODEL.PIXEL_MEAN}, MODEL.PIXEL_STD: {cfg.MODEL.PIXEL_STD}, "
+        f'INPUT.FORMAT: "{cfg.INPUT.FORMAT}"\n'
+        "and start from configs/finetune/faster_rcnn_lite0_fpn.yaml with your own DATASETS."
+    )
+
+
+class _PanelPainter:
+    """Draws what the scorer, the pseudo-box rule and the two backbones say of an image."""
+
+    def __init__(self, pretraining: dict):
+        self.scorer, self.calibration = load_fitted_scorer(
+            pretraining["map_cfg"], pretraining["map_root"]
+        )
+        self.boxes = pretraining["agdp_cfg"].AGSSP.BOXES
+        self.threshold = pretraining["pseudo_boxes"]["info"]["threshold"]
+        self.cfg = pretraining["agbp_cfg"]
+        self.before = load_trained(self.cfg, "")
+        self.after = load_trained(self.cfg, pretraining["agbp"])
+
+    def __call__(self, image: np.ndarray, anomaly_map: np.ndarray | None = None, **more):
+        """``image`` (H, W, 3) uint8 RGB; the map is scored where it is not given."""
+        if anomaly_map is None:
+            anomaly_map = score_image(self.scorer, self.calibration, image)
+        height, width = image.shape[:2]
+        boxes, scores = boxes_from_map(
+            anomaly_map, height, width, self.threshold, self.boxes.MAX_BOXES, self.boxes.NMS_IOU
+        )
+        energies = {
+            "energy before": self._energy(self.before, image),
+            "energy after AGBP": self._energy(self.after, image),
+        }
+        return anomaly_panel(image, anomaly_map, boxes, scores, energies=energies, **more)
+
+    @torch.no_grad()
+    def _energy(self, model, image: np.ndarray) -> np.ndarray:
+        inputs = _test_input(self.cfg, image)
+        name = self.cfg.AGSSP.DISTILL.IN_FEATURES[0]
+        return model([inputs])[0]["energies"][name].cpu().numpy()
+
+
+@torch.no_grad()
+def score_image(scorer, calibration: Calibration, image: np.ndarray) -> np.ndarray:
+    """Calibrated map (h, w) of one RGB image (H, W, 3) uint8 by a fitted scorer."""
+    pixels = resize_to_square(image, scorer.image_size)
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    return calibration(scorer(batch).maps[0].cpu().numpy())
+
+
+def _test_input(cfg, image: np.ndarray) -> dict:
+    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    ordered = image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+    resized = resize.get_transform(ordered).apply_image(np.ascontiguousarray(ordered))
+    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+
+
+@torch.no_grad()
+def _detect(model, cfg, image: np.ndarray, names: dict[int, str]):
+    instances = model([_test_input(cfg, image)])[0]["instances"].to("cpu")
+    instances = instances[instances.scores > MIN_DETECTION_SCORE]
+    # Detectron2's contiguous class i is the i-th category id in rising order.
+    ordered = [names[key] for key in sorted(names)]
+    labels = [
+        f"{ordered[kind]} {score:.2f}"
+        for kind, score in zip(
+            instances.pred_classes.tolist(), instances.scores.tolist(), strict=True
+        )
+    ]
+    return instances.pred_boxes.tensor.numpy(), labels
+
+
+def _xyxy(boxes: list[list[float]]) -> np.ndarray:
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    array[:, 2:] += array[:, :2]
+    return array
+
+
+def _spread(items: list) -> list:
+    """At most ``NUM_PANELS`` items, evenly over the list."""
+    step = max(1, len(items) // NUM_PANELS)
+    return items[::step][:NUM_PANELS]
+
+
+def _add_times(page: HtmlReport, seconds: dict[str, float]) -> None:
+    page.add_bar_chart(list(seconds), {"seconds": list(seconds.values())}, "Time per stage, s")
+
+
+def _add_pretraining(page: HtmlReport, pretraining: dict) -> None:
+    boxes = pretraining["pseudo_boxes"]
+    page.add_section("Pretraining")
+    page.add_key_values(
+        {
+            "images": len(boxes["images"]),
+            "pseudo-boxes": len(boxes["annotations"]),
+            "box threshold": f"{boxes['info']['threshold']:.3f}",
+            "backbone": str(pretraining["backbone"]),
+            "detector": str(pretraining["agdp"]),
+        }
+    )
+    page.add_details("Settings of the maps", str(pretraining["map_cfg"].AGSSP).splitlines())

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""The whole method in minutes on two CPU cores: `make quickstart`.
+
+    tools/quickstart.py [--output DIR]                 a synthetic sample, with a comparison
+    tools/quickstart.py --images DIR [--output DIR]    your own folder: maps, boxes, pretraining
+
+Interrupted, it goes on where it was when called again. Delete the output folder to start anew.
+"""
+
+import argparse
+from pathlib import Path
+
+from detectron2_agssp.quickstart import run_on_images, run_on_sample
+from detectron2_agssp.utils.command_line import readable_errors
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("quickstart"))
+    parser.add_argument("--images", type=Path, default=None, help="folder of your own images")
+    args = parser.parse_args()
+    with readable_errors():
+        output = args.output / ("images" if args.images else "sample")
+        if args.images:
+            run_on_images(CONFIGS, output, args.images)
+        else:
+            run_on_sample(CONFIGS, output)
+
+
+if __name__ == "__main__":
+    main()
