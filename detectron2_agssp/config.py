@@ -37,8 +37,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Images a batch, and processes that decode them (0: the main one).
     scorer.BATCH_SIZE = 16
     scorer.NUM_WORKERS = 2
-    # Images used for fitting: 0 takes all, else a seeded sample of this many.
+    # Images used for fitting: 0 takes all, else a sample of this many.
     scorer.FIT_IMAGES = 0
+    # Of the samples, and of random weights.
     scorer.SEED = 0
     scorer.MAHALANOBIS = CfgNode()
     # Ridge on the covariance, as a share of its mean variance.

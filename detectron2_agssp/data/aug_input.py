@@ -8,12 +8,12 @@ from fvcore.transforms.transform import PadTransform, Transform, TransformList
 class MapAugInput(T.AugInput):
     """Detectron2's augmentation input with a float map beside the image.
 
-    Whatever moves pixels (resize, crop, flip, rotation, ...) moves the map too, by bilinear
+    Whatever moves pixels (resize, crop, flip, rotation, ...) moves the map too, by its own
     interpolation; whatever changes colours leaves it alone. So any Detectron2 augmentation serves.
 
     Args:
         image: (H, W, 3) uint8.
-        anomaly_map: (H, W) float32, at the image's size.
+        anomaly_map: (H, W) float32 in [0, 1], at the image's size.
     """
 
     def __init__(self, image: np.ndarray, anomaly_map: np.ndarray):
@@ -29,16 +29,20 @@ class MapAugInput(T.AugInput):
         for part in tfm.transforms if isinstance(tfm, TransformList) else [tfm]:
             before = self.image.shape[:2]
             super().transform(part)
-            if isinstance(part, PadTransform):
-                # Nothing is known of the padding: no anomaly, whatever colour the image gets.
-                padding = ((part.y0, part.y1), (part.x0, part.x1))
-                self.anomaly_map = np.pad(self.anomaly_map, padding)
-            elif self.image.shape[:2] != before or _moves_points(part, before):
-                self.anomaly_map = part.apply_image(self.anomaly_map)
+            if self.image.shape[:2] != before or _moves_points(part, before):
+                self.anomaly_map = _move_map(part, self.anomaly_map)
         if self.anomaly_map.shape != self.image.shape[:2]:
             raise ValueError(
                 f"{tfm} made the image {self.image.shape[:2]} but the map {self.anomaly_map.shape}."
             )
+
+
+def _move_map(tfm: Transform, anomaly_map: np.ndarray) -> np.ndarray:
+    """Nothing is known of what is beyond the image: no anomaly, whatever colour the image gets."""
+    if isinstance(tfm, PadTransform):
+        return np.pad(anomaly_map, ((tfm.y0, tfm.y1), (tfm.x0, tfm.x1)))
+    # Bicubic interpolation leaves the range.
+    return tfm.apply_image(anomaly_map).clip(0, 1)
 
 
 def _moves_points(tfm: Transform, size: tuple[int, int]) -> bool:

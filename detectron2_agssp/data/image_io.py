@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +45,16 @@ def _walk(folder: str, prefix: str) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
+            if entry.is_symlink() and _is_above(entry.path, folder):
+                continue  # would never end
             yield from _walk(entry.path, f"{prefix}{entry.name}/")
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             yield prefix + entry.name
+
+
+def _is_above(link: str, folder: str) -> bool:
+    """Whether ``link`` leads to ``folder`` or to a folder that holds it."""
+    return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(link)}/")
 
 
 def read_image(
@@ -89,13 +97,17 @@ def read_image(
             "can decode; it may be truncated."
         )
     image = _to_three_channels(_to_uint8(image, bit_depth))
-    return np.ascontiguousarray(image if image_format == "RGB" else image[:, :, ::-1])
+    # Pillow's arrays are read-only.
+    return np.require(image if image_format == "RGB" else image[:, :, ::-1], requirements="CW")
 
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray | None:
-    """(H, W) or (H, W, C), RGB order, in the file's own depth; None where Pillow cannot."""
+    """(H, W) or (H, W, C), RGB order, in the file's own depth; None where OpenCV may do better,
+    and empty where it must not."""
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
+            if re.search(r"(RGB\w?|LA);16", str(opened.tile)):
+                return None  # Pillow would keep the upper 8 bits of each channel only
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("I;16", "I;16B", "I;16L", "I"):
                 # "I" holds a 16-bit PNG or TIFF in 32 bits.
@@ -103,8 +115,11 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray | None:
             if image.mode == "F":
                 return np.asarray(image)
             return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
         return None
+    except (OSError, SyntaxError, ValueError, EOFError):
+        # OpenCV 4 makes the missing part of a truncated JPEG grey, and says nothing.
+        return np.zeros(0, np.uint8) if encoded.startswith(b"\xff\xd8") else None
 
 
 def _decode_with_opencv(encoded: bytes) -> np.ndarray | None:

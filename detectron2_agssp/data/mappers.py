@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from detectron2_agssp.data.image_io import read_image
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
 from detectron2_agssp.maps.store import load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
+from detectron2_agssp.maps.threshold import box_threshold, box_threshold_from_config
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +130,8 @@ class PseudoBoxMapper(_MapMapper):
         augmentations = build_augmentation(cfg, is_train)
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        map_roots = [MetadataCatalog.get(name).get("map_root", None) for name in cfg.DATASETS.TRAIN]
-        thresholds = {
-            root: box_threshold_from_config(cfg, root) for root in map_roots if root is not None
-        }
+        map_roots = _map_roots(cfg.DATASETS.TRAIN)
+        thresholds = {root: box_threshold_from_config(cfg, root) for root in map_roots}
         logger.info("Pseudo-box thresholds: %s", thresholds)
         return {
             "augmentations": augmentations,
@@ -148,7 +147,14 @@ class PseudoBoxMapper(_MapMapper):
         height, width = anomaly_map.shape
         threshold = self.thresholds
         if isinstance(threshold, dict):
-            threshold = threshold[dataset_dict["map_root"]]
+            map_root = dataset_dict.get("map_root")
+            if map_root not in threshold:
+                raise ValueError(
+                    f"PseudoBoxMapper has no threshold for the maps in {map_root!r}, only for "
+                    f"{sorted(threshold)}: put their data set into DATASETS.TRAIN, or pass it in "
+                    "`thresholds`."
+                )
+            threshold = threshold[map_root]
         boxes, scores = boxes_from_map(
             anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou
         )
@@ -158,6 +164,22 @@ class PseudoBoxMapper(_MapMapper):
         instances.gt_scores = torch.from_numpy(scores)
         inputs["instances"] = instances
         return inputs
+
+
+def box_thresholds(names: str | Sequence[str], **rule) -> dict[str, float]:
+    """The thresholds of :class:`PseudoBoxMapper` for registered data sets, for LazyConfigs.
+
+    Args:
+        names: of the data sets.
+        rule: ``mode``, ``margin``, ... of :func:`~detectron2_agssp.maps.threshold.box_threshold`.
+    """
+    names = [names] if isinstance(names, str) else names
+    return {root: box_threshold(root, **rule) for root in _map_roots(names)}
+
+
+def _map_roots(names: Sequence[str]) -> list[str]:
+    roots = [MetadataCatalog.get(name).get("map_root", None) for name in names]
+    return [root for root in roots if root is not None]
 
 
 def build_map_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:

@@ -65,7 +65,8 @@ def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) 
         DatasetCatalog.register(registered, lambda: load_unlabeled(image_root, map_root))
         MetadataCatalog.get(registered).set(
             image_root=str(image_root),
-            map_root=str(map_root),
+            # As in the data set's dicts, which thresholds are found by.
+            map_root=str(Path(map_root)),
             evaluator_type=EVALUATOR_TYPE,
             thing_classes=list(ANOMALY_CLASSES),
         )
@@ -95,11 +96,13 @@ def register_map_folders(root: str | Path | None = None) -> list[str]:
     for folder in sorted(parent.iterdir()):
         store = MapStore(folder)
         name = f"agssp_{folder.name}"
-        if name in DatasetCatalog.list() or not store.manifest_path.exists():
+        if {name, f"{name}_boxes"} & set(DatasetCatalog.list()):
+            continue
+        if not store.manifest_path.exists():
             continue
         try:
             image_root = json.loads(store.scorer_path.read_text())["image_root"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         register_unlabeled(name, image_root, folder)
         registered.append(name)

@@ -22,8 +22,8 @@ class ExportBackbone(HookBase):
         self.path = Path(output_dir) / "backbone_final.pth"
 
     def after_train(self) -> None:
-        # after_train also runs when training broke off.
-        if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
+        # after_train also runs when training broke off; only a finished one counts one further.
+        if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
             return
         export_backbone(self.trainer.model, self.path)
         logger.info("Exported the backbone. Use it with MODEL.WEIGHTS %s", self.path)

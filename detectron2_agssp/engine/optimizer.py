@@ -5,7 +5,13 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 # Tables of positions, by the names of Detectron2's and timm's transformers.
-POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
+POSITION_TABLES = (
+    "relative_position_bias_table",
+    "absolute_pos_embed",
+    "pos_embed",
+    "rel_pos_h",
+    "rel_pos_w",
+)
 
 
 def build_adamw(cfg, model: nn.Module) -> torch.optim.Optimizer:

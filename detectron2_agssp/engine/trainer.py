@@ -6,6 +6,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.utils import comm
 from torch import nn
 
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
@@ -47,11 +48,12 @@ class AGSSPTrainer(DefaultTrainer):
         if metric:
             if self.cfg.TEST.EVAL_PERIOD <= 0:
                 raise ValueError(f"AGSSP.SOLVER.BEST_METRIC {metric!r} needs TEST.EVAL_PERIOD > 0.")
-            best = hooks.BestCheckpointer(
-                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
-            )
-            # Before the writers, after the evaluation that it reads.
-            built.insert(-1, best)
+            # Only there are results; the writers, the last hook, come after it.
+            if comm.is_main_process():
+                best = hooks.BestCheckpointer(
+                    self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
+                )
+                built.insert(-1, best)
         model = self.model.module if hasattr(self.model, "module") else self.model
         if isinstance(model, AnomalyDistiller):
             built.append(ExportBackbone(self.cfg.OUTPUT_DIR))

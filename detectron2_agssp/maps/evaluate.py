@@ -34,8 +34,10 @@ def evaluate_map_folder(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image has a mask, or a mask holds no defect at all.
+        ValueError: no image has a mask, or the masks of a class (named) hold no defect at all.
     """
+    if size < 0:
+        raise ValueError(f"size must be 0 (each image's own) or positive, got {size}.")
     mask_root = Path(mask_root)
     if not mask_root.is_dir():
         raise FileNotFoundError(f"Mask folder {str(mask_root)!r} does not exist.")
@@ -50,7 +52,13 @@ def evaluate_map_folder(
     table = {}
     for source, images in sorted(pairs.items()):
         maps, masks = zip(*images, strict=True)
-        table[source] = {**anomaly_metrics(maps, masks), "images": len(images)}
+        try:
+            table[source] = {**anomaly_metrics(maps, masks), "images": len(images)}
+        except ValueError as error:
+            raise ValueError(
+                f"Class {source!r}, {len(images)} masks with values above {threshold} as defect: "
+                f"{error} Check the mask threshold, or leave out the masks of this class."
+            ) from error
     table["mean"] = {
         name: float(np.mean([row[name] for row in table.values()])) for name in METRIC_NAMES
     }

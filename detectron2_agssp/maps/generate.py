@@ -21,7 +21,7 @@ from detectron2_agssp.config import settings_of
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader, chunks, sample_paths
-from detectron2_agssp.maps.store import MapStore, PathSet
+from detectron2_agssp.maps.store import MapStore, PathSet, sees_nothing
 from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 from detectron2_agssp.utils.files import atomic_write
@@ -147,6 +147,11 @@ def _differences(there: dict, here: dict, prefix: str = "") -> Iterator[str]:
 
 def _fit(cfg, scorer, store, image_root, loader, total, progress) -> Calibration:
     settings = cfg.AGSSP.SCORER
+    if settings.FIT_IMAGES < 0 or cfg.AGSSP.CALIBRATION.MAX_IMAGES < 1:
+        raise ValueError(
+            "AGSSP.SCORER.FIT_IMAGES must be 0 (all) or more and AGSSP.CALIBRATION.MAX_IMAGES 1 or "
+            f"more, got {settings.FIT_IMAGES} and {cfg.AGSSP.CALIBRATION.MAX_IMAGES}."
+        )
     paths: Iterable[str] = list_images(image_root)
     count = total
     if 0 < settings.FIT_IMAGES < total:
@@ -190,6 +195,7 @@ def _score_all(scorer, calibration, store, image_root, loader, total, progress):
     summary = GenerationSummary(map_root=store.root, total=total)
     done = store.finished()
     summary.kept = len(done)
+    store.append([])  # an empty manifest, should no image be usable
 
     def unfinished() -> Iterator[str]:
         for chunk in chunks(list_images(image_root), loader.batch_size):
@@ -231,7 +237,12 @@ def _write(
         if not np.isfinite(raw_map).all():
             batch.failures.append({"image": image, "reason": "the scorer's map is not finite"})
             continue
-        store.write_map(image, calibration(raw_map))
+        calibrated = calibration(raw_map).astype(np.float16)
+        if sees_nothing(calibrated):
+            reason = f"the scorer's map is the same everywhere ({calibrated.max():.3g})"
+            batch.failures.append({"image": image, "reason": reason})
+            continue
+        store.write_map(image, calibrated)
         entries.append(
             {
                 "image": image,

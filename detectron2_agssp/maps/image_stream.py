@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,17 @@ class _DecodedImages(Dataset):
 
 
 def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (size, size, 3): averaging where it shrinks, bilinear where it grows."""
+    """(H, W, 3) uint8 -> (size, size, 3): averaging where it shrinks, bilinear where it grows.
+
+    Side by side: of a long, narrow strip one side shrinks and the other grows.
+    """
     height, width = image.shape[:2]
-    shrinks = min(height, width) > size
-    return cv2.resize(
-        image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    if max(height, width) > size:
+        within = (min(width, size), min(height, size))
+        image = cv2.resize(image, within, interpolation=cv2.INTER_AREA)
+    if min(height, width) < size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def _collate(samples: list) -> DecodedBatch:
@@ -110,7 +116,7 @@ def sample_paths(paths: Iterable[str], count: int, seed: int) -> list[str]:
     order, and memory only on ``count``. Returned in the given order."""
 
     def rank(path: str) -> bytes:
-        return hashlib.blake2b(f"{seed}:{path}".encode(), digest_size=8).digest()
+        return hashlib.blake2b(os.fsencode(f"{seed}:{path}"), digest_size=8).digest()
 
     ranked = ((rank(path), position, path) for position, path in enumerate(paths))
     chosen = heapq.nsmallest(count, ranked)

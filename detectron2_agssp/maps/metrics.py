@@ -30,10 +30,13 @@ def anomaly_metrics(
         false-positive rate.
 
     Raises:
-        ValueError: shapes differ, a map is not finite, or there is no defect or no normal pixel.
+        ValueError: shapes differ, a map is not finite, or there is no defect or no normal pixel,
+            or ``max_fpr`` is not in (0, 1].
     """
     from scipy import ndimage  # slow to import, and rarely needed
 
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps but {len(masks)} masks.")
     scores, is_defect, region_weight = [], [], []
@@ -66,7 +69,7 @@ def anomaly_metrics(
             f"The masks have {num_defect} defect and {num_normal} normal pixels; the metrics need "
             "both."
         )
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores)[::-1]  # not of -scores, which unsigned numbers do not have
     ranked = scores[order]
     # Thresholds lie between different scores only: equal ones are found together.
     last_of_equal = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)

@@ -9,12 +9,13 @@ manifest line is appended: a killed run leaves a valid folder, and the next run 
 import hashlib
 import json
 import os
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from detectron2_agssp.utils.files import atomic_write, write_json
+from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, write_json
 
 MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
 
@@ -69,7 +70,7 @@ class MapStore:
                 f"{self.root} has no manifest.jsonl, so it is not a map folder. Make one with "
                 "tools/generate_anomaly_maps.py IMAGE_DIR MAP_DIR."
             )
-        with open(self.manifest_path) as file:
+        with open(self.manifest_path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     entry = json.loads(line)
@@ -84,7 +85,10 @@ class MapStore:
                 yield entry
 
     def repair(self) -> bool:
-        """Cuts a line that a killed run left unfinished at the manifest's end; True if it did."""
+        """Removes what a killed run left: temporary files, and a line that is unfinished at the
+        manifest's end; True if there was such a line."""
+        for temporary in self.root.rglob(TEMPORARY_PATTERN):
+            temporary.unlink()
         if not self.manifest_path.exists():
             return False
         with open(self.manifest_path, "rb+") as file:
@@ -121,8 +125,9 @@ class MapStore:
 
     def append(self, entries: list[dict]) -> None:
         """Adds manifest lines, in one write. Their maps must be written already."""
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        with open(self.manifest_path, "a") as file:
+        text = "".join(map(_manifest_line, entries))
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.manifest_path, "a", encoding="utf-8") as file:
             file.write(text)
 
     def sort_manifest(self) -> None:
@@ -138,7 +143,17 @@ class MapStore:
         unique = {entry["image"]: entry for entry in self.entries()}
         with atomic_write(self.manifest_path) as file:
             for image in sorted(unique, key=sort_key):
-                file.write(json.dumps(unique[image], ensure_ascii=False) + "\n")
+                file.write(_manifest_line(unique[image]))
+
+
+def _manifest_line(entry: dict) -> str:
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        # A file name that is not UTF-8; escaped, so that the manifest is.
+        return json.dumps(entry) + "\n"
+    return line
 
 
 class PathSet:
@@ -159,7 +174,7 @@ class PathSet:
 
     @staticmethod
     def _hash(path: str) -> int:
-        return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")
 
 
 def sort_key(image: str) -> list[str]:
@@ -167,29 +182,38 @@ def sort_key(image: str) -> list[str]:
     return image.split("/")
 
 
+def sees_nothing(anomaly_map: np.ndarray) -> bool:
+    """Whether a map is constant, other than 0. A map of zeros says that the image has no anomaly;
+    any other constant, that the scorer saw no difference between any two of its cells."""
+    return bool(anomaly_map.min() == anomaly_map.max() != 0)
+
+
 def load_map(path: str | Path) -> np.ndarray:
     """Reads one stored map as float32 (h, w) in [0, 1].
 
     Raises:
         FileNotFoundError: no such map.
-        ValueError: not a 2-D array, or values that are NaN, infinite or outside [0, 1], or a
-            constant other than 0 (a map of zeros says that the image has no anomaly; any other
-            constant that the scorer saw nothing).
+        ValueError: not a 2-D array of numbers, values that are NaN, infinite or outside [0, 1],
+            or a map that :func:`sees_nothing`.
     """
     try:
-        stored = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            stored = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"Anomaly map {str(path)!r} is missing although the manifest lists it. Run "
             "tools/generate_anomaly_maps.py again on the same folders: it makes what is missing."
         ) from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(
             f"Anomaly map {str(path)!r} is not a readable .npy file ({error}). Delete it and run "
             "tools/generate_anomaly_maps.py again."
         ) from error
-    if stored.ndim != 2 or stored.size == 0:
-        raise ValueError(f"Anomaly map {str(path)!r} has shape {stored.shape}; expected (h, w).")
+    if stored.ndim != 2 or stored.size == 0 or stored.dtype.kind not in "fiu":
+        raise ValueError(
+            f"Anomaly map {str(path)!r} has shape {stored.shape} and type {stored.dtype}; expected "
+            "numbers (h, w). Delete it and run tools/generate_anomaly_maps.py again."
+        )
     anomaly_map = stored.astype(np.float32)
     low, high = anomaly_map.min(), anomaly_map.max()
     if not (low >= 0 and high <= 1):
@@ -197,7 +221,7 @@ def load_map(path: str | Path) -> np.ndarray:
             f"Anomaly map {str(path)!r} has values from {low} to {high}; expected numbers in "
             "[0, 1]. Delete it and run tools/generate_anomaly_maps.py again."
         )
-    if low == high and low > 0:
+    if sees_nothing(anomaly_map):
         raise ValueError(
             f"Anomaly map {str(path)!r} is constant ({low:.3g}): the scorer saw no difference "
             "between any two cells. Delete it and make it again, or leave its image out."

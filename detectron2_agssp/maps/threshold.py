@@ -52,7 +52,8 @@ def map_statistics(map_root: str | Path) -> MapStatistics:
     if first is None:
         raise ValueError(f"The manifest of {store.root} is empty: there are no maps.")
     stamp = [store.manifest_path.stat().st_size, store.manifest_path.stat().st_mtime_ns]
-    if cache.exists():
+    # A cache that another version wrote, or nobody, is made anew.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         cached = json.loads(cache.read_text())
         if cached.pop("manifest") == stamp:
             return MapStatistics(**cached)
@@ -94,6 +95,8 @@ def box_threshold(
     if mode == "fixed":
         value = threshold
     elif mode == "quantile":
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"AGSSP.BOXES.QUANTILE must be in [0, 1], got {quantile}.")
         value = map_statistics(map_root).quantile(quantile)
     elif mode == "mean_max":
         value = map_statistics(map_root).mean_max - margin

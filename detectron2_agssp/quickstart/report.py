@@ -17,7 +17,9 @@ from detectron2_agssp.quickstart.stages import load_trained
 from detectron2_agssp.visualization import HtmlReport, anomaly_panel
 
 NUM_PANELS = 12
+# Of each image the best are drawn: a detector of a few iterations finds everything everywhere.
 MIN_DETECTION_SCORE = 0.3
+MAX_DETECTIONS = 8
 
 
 def write_sample_report(output, data_root, pretraining, detectors, results, seconds) -> Path:
@@ -160,7 +162,7 @@ def _test_input(cfg, image: np.ndarray) -> dict:
 @torch.no_grad()
 def _detect(model, cfg, image: np.ndarray, names: dict[int, str]):
     instances = model([_test_input(cfg, image)])[0]["instances"].to("cpu")
-    instances = instances[instances.scores > MIN_DETECTION_SCORE]
+    instances = instances[instances.scores > MIN_DETECTION_SCORE][:MAX_DETECTIONS]
     # Detectron2's contiguous class i is the i-th category id in rising order.
     ordered = [names[key] for key in sorted(names)]
     labels = [

@@ -1,5 +1,6 @@
 """The registry of anomaly scorers."""
 
+import torch
 from detectron2.utils.registry import Registry
 
 from detectron2_agssp.scoring.base import AnomalyScorer, resolve_device
@@ -22,4 +23,8 @@ def build_anomaly_scorer(cfg) -> AnomalyScorer:
     name = cfg.AGSSP.SCORER.NAME
     scorer_class = get_registered(ANOMALY_SCORER_REGISTRY, name, key="AGSSP.SCORER.NAME")
     device = resolve_device(cfg.AGSSP.SCORER.DEVICE)
-    return scorer_class(cfg).to(device).eval()
+    # Random weights (AGSSP.SCORER.WEIGHTS "") are the same each time, or no run could be resumed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.AGSSP.SCORER.SEED)
+        scorer = scorer_class(cfg)
+    return scorer.to(device).eval()

@@ -33,6 +33,8 @@ class MahalanobisScorer(AnomalyScorer):
             raise ValueError(
                 f"AGSSP.SCORER.MAHALANOBIS.SHRINKAGE must not be negative, got {shrinkage}."
             )
+        if image_size < 1:
+            raise ValueError(f"AGSSP.SCORER.IMAGE_SIZE must be positive, got {image_size}.")
         self.features = features
         self.image_size = image_size
         self.shrinkage = shrinkage

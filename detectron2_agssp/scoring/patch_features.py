@@ -35,6 +35,8 @@ class TimmPatchFeatures(nn.Module):
         super().__init__()
         if pool_size < 1 or pool_size % 2 == 0:
             raise ValueError(f"AGSSP.SCORER.POOL_SIZE must be odd and positive, got {pool_size}.")
+        if not strides:
+            raise ValueError("AGSSP.SCORER.STRIDES is empty: give one or more, e.g. (8, 16).")
         extractor = create_feature_extractor(model, weights=weights, strides=tuple(sorted(strides)))
         self.net = extractor.net.requires_grad_(False).eval()
         self.level_channels = extractor.channels
@@ -52,7 +54,7 @@ class TimmPatchFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """RGB images (N, 3, H, W), float in [0, 255] -> features (N, D, h, w), float32."""
         check_images(images)
-        levels = feature_maps(self.net, (images - self.mean) / self.std)
+        levels = feature_maps(self.net, (images.float() - self.mean) / self.std)
         grid = levels[0].shape[-2:]
         aligned = []
         for level in levels:

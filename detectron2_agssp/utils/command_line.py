@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 
@@ -22,8 +23,8 @@ def config_from(args: argparse.Namespace) -> CfgNode:
         if args.config_file:
             cfg.merge_from_file(args.config_file)
         cfg.merge_from_list(args.opts)
-    except (AssertionError, KeyError) as error:
-        # How yacs says that a key does not exist, or that a value is missing.
+    except (AssertionError, KeyError, yaml.YAMLError) as error:
+        # The first two are how yacs says that a key does not exist, or that a value is missing.
         raise ValueError(f"{args.config_file or 'The config'} or {args.opts}: {error}") from error
     cfg.freeze()
     return cfg

@@ -3,9 +3,13 @@
 import contextlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Of the temporary files that a killed process leaves.
+TEMPORARY_PATTERN = ".agssp-*.tmp"
 
 
 @contextlib.contextmanager
@@ -13,9 +17,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
     """Opens a temporary file beside ``path`` and renames it to ``path`` on success."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Without the name, which may be as long as a name can be.
+    temporary = path.with_name(f".agssp-{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         os.replace(temporary, path)
     finally:

@@ -75,13 +75,11 @@ class TimmBackbone(Backbone):
         if freeze_at == 0:
             return
         # timm registers modules in the order of the forward pass.
-        names = [name for name, _ in self.net.named_parameters()]
-        if freeze_at == 5:
-            num_frozen = len(names)
-        else:
-            num_frozen = _num_parameters_up_to(self.net, names, stride=2**freeze_at)
-        for name in names[:num_frozen]:
-            self.net.get_parameter(name).requires_grad_(False)
+        parameters = list(self.net.parameters())
+        if freeze_at < 5:
+            parameters = parameters[: _num_parameters_up_to(self.net, stride=2**freeze_at)]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         for name, module in _batch_norms(self.net):
             if not any(parameter.requires_grad for parameter in module.parameters()):
                 _replace(self.net, name, _frozen(module))
@@ -154,22 +152,30 @@ def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     )
 
 
-def _num_parameters_up_to(net: nn.Module, names: list[str], stride: int) -> int:
-    """How many of the parameters ``names`` belong to the layers that reach ``stride``; where the
-    model has no feature at a stride that small (Swin, ConvNeXt), those before its first stage."""
+def _num_parameters_up_to(net: nn.Module, stride: int) -> int:
+    """How many of the net's parameters belong to the layers that reach ``stride``; where the model
+    has no feature at a stride that small (Swin, ConvNeXt), those before its first stage."""
     info = net.feature_info.info
     reaching = [feature["module"] for feature in info if feature["reduction"] <= stride]
     if not reaching:
-        first = _positions(names, info[0]["module"])
-        return first[0] if first else 0
-    positions = [index for module in reaching for index in _positions(names, module)]
-    return max(positions, default=-1) + 1
+        return _span(net, info[0]["module"])[0]
+    return max(_span(net, module)[1] for module in reaching)
 
 
-def _positions(names: list[str], module: str) -> list[int]:
+def _span(net: nn.Module, module: str) -> tuple[int, int]:
+    """How many of the net's parameters are registered before ``module``, and up to its end: it may
+    have none itself (ResNet's stem ends with an activation). (0, 0) if the net lacks it."""
     # timm's feature lists flatten "stages.0" to "stages_0", or nest all under "model".
     prefixes = tuple(f"{alias}." for alias in (module, module.replace(".", "_"), f"model.{module}"))
-    return [index for index, name in enumerate(names) if name.startswith(prefixes)]
+    count, start, end = 0, None, 0
+    for name, child in net.named_modules():
+        inside = f"{name}.".startswith(prefixes)
+        if inside and start is None:
+            start = count
+        count += sum(1 for _ in child.parameters(recurse=False))
+        if inside:
+            end = count
+    return start or 0, end
 
 
 def _batch_norms(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -73,6 +73,7 @@ def create_feature_extractor(
             )
         indices.append(len(available) - 1 - available[::-1].index(stride))
     net = _create(model, features_only=True, out_indices=tuple(indices), pretrained=pretrained)
+    _drop_blocks_after_last_feature(net)
     if weights and not pretrained:
         _load_weights(net, model, load_timm_weights(model, weights))
     mean, std = _pixel_statistics(net, weights)
@@ -106,6 +107,15 @@ def _create(model: str, **kwargs) -> nn.Module:
             # The model has no such argument.
             continue
     return timm.create_model(model, **kwargs)
+
+
+def _drop_blocks_after_last_feature(net: nn.Module) -> None:
+    """timm drops what no feature needs, except in EfficientNets and MobileNets: those would run
+    blocks in vain, and distributed training would wait for gradients that never come."""
+    parent, _, index = net.feature_info.module_name()[-1].partition(".")
+    blocks = getattr(net, parent, None)
+    if isinstance(blocks, nn.Sequential) and index.isdigit():
+        del blocks[int(index) + 1 :]
 
 
 def load_timm_weights(model: str, weights: str) -> dict[str, Tensor]:

@@ -1,0 +1,44 @@
+"""Runs code in processes of its own that may be killed: forks of one server that has imported what
+takes long, so each takes a fraction of a second."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["detectron2_agssp", "timm", "scipy.ndimage", "tabulate"])
+
+
+class Finished(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_in_child(function: Callable, *arguments) -> int:
+    """Calls an importable function in a process of its own; its exit code, -9 if killed."""
+    process = _context.Process(target=function, args=arguments)
+    process.start()
+    process.join(timeout=120)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"{function.__name__}{arguments} runs for two minutes")
+    return process.exitcode
+
+
+def run_script(script: Path, *arguments, output: Path) -> Finished:
+    """Runs ``script`` as from the command line; ``output`` is a folder for what it prints."""
+    files = [output / "stdout.txt", output / "stderr.txt"]
+    code = run_in_child(_run_script, str(script), [str(one) for one in arguments], files)
+    return Finished(code, *(file.read_text() for file in files))
+
+
+def _run_script(script: str, arguments: list[str], files: list[Path]) -> None:
+    for descriptor, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")

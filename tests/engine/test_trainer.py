@@ -1,0 +1,108 @@
+"""The trainer: hooks, the best checkpoint, the evaluators, and what a run leaves behind."""
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from tiny_data import final_metrics, write_datasets
+from tiny_models import SMALL_TIMM, make_cfg
+
+from detectron2_agssp.data import register_map_folders
+from detectron2_agssp.data.builtin import register_builtin_datasets
+from detectron2_agssp.engine import AGSSPTrainer, AnomalyMapEvaluator, ExportBackbone
+from detectron2_agssp.engine import hooks as agssp_hooks
+
+SHORT = {
+    "AGSSP.TIMM.MODEL": "mobilenetv3_small_050",
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.WARMUP_ITERS": 0,
+    "INPUT.MIN_SIZE_TRAIN": (64, 64),
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.CROP.SIZE": [48, 48],
+    "VIS_PERIOD": 0,
+}
+AGBP = {**SHORT, "DATASETS.TRAIN": ("agssp_tiny",), "DATASETS.TEST": ("agssp_tiny",)}
+
+
+@pytest.fixture
+def datasets(tmp_path, empty_catalogs):
+    root = write_datasets(tmp_path / "datasets")
+    register_builtin_datasets(root)
+    register_map_folders(root)
+
+
+def agbp_trainer(tmp_path, **settings) -> AGSSPTrainer:
+    output = {"OUTPUT_DIR": str(tmp_path / "output")}
+    (tmp_path / "output").mkdir()
+    return AGSSPTrainer(make_cfg("agbp/lite0.yaml", SMALL_TIMM, AGBP, output, settings))
+
+
+@pytest.mark.usefixtures("datasets")
+def test_agbp_evaluates_and_leaves_the_best_and_the_exported_backbone(tmp_path):
+    best = {"TEST.EVAL_PERIOD": 1, "AGSSP.SOLVER.BEST_METRIC": "anomaly_map/cosine_res5"}
+    trainer = agbp_trainer(tmp_path, **best)
+    trainer.train()
+    names = {path.name for path in (tmp_path / "output").glob("*.pth")}
+    assert names == {"model_final.pth", "model_best.pth", "backbone_final.pth"}
+    metrics = final_metrics(tmp_path / "output")
+    for level in ("res4", "res5"):
+        assert 0 <= metrics[f"anomaly_map/cosine_{level}"] <= 1
+    exported = torch.load(tmp_path / "output" / "backbone_final.pth", weights_only=True)
+    for name, tensor in trainer.model.backbone.state_dict().items():
+        assert torch.equal(tensor, exported["model"][name])
+
+
+@pytest.mark.usefixtures("datasets")
+def test_a_best_metric_needs_evaluations(tmp_path):
+    with pytest.raises(ValueError, match=r"BEST_METRIC 'bbox/AP' needs TEST\.EVAL_PERIOD > 0"):
+        agbp_trainer(tmp_path, **{"AGSSP.SOLVER.BEST_METRIC": "bbox/AP"})
+
+
+@pytest.mark.usefixtures("datasets")
+def test_no_export_from_detectors(tmp_path):
+    output = {"OUTPUT_DIR": str(tmp_path), "DATASETS.TRAIN": ("neu_det_train",)}
+    config = "finetune/retinanet_lite0_fpn.yaml"
+    trainer = AGSSPTrainer(make_cfg(config, SMALL_TIMM, SHORT, output))
+    assert not any(isinstance(hook, ExportBackbone) for hook in trainer._hooks)
+
+
+@pytest.mark.parametrize("last_iteration", [0, 1])
+@pytest.mark.usefixtures("datasets")
+def test_no_export_when_training_breaks_off(tmp_path, monkeypatch, last_iteration):
+    """Nor when it does so in the last iteration."""
+    trainer = agbp_trainer(tmp_path)
+    run_step = trainer.run_step
+
+    def failing_step():
+        if trainer.iter == last_iteration:
+            raise RuntimeError("out of memory")
+        run_step()
+
+    monkeypatch.setattr(trainer, "run_step", failing_step)
+    monkeypatch.setattr(AGSSPTrainer, "test", lambda *_: {})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert not (tmp_path / "output" / "backbone_final.pth").exists()
+
+
+def test_only_the_main_process_exports(tmp_path, monkeypatch):
+    monkeypatch.setattr(agssp_hooks.comm, "is_main_process", lambda: False)
+    hook = ExportBackbone(tmp_path)
+    hook.trainer = type("Trainer", (), {"iter": 2, "max_iter": 2, "model": None})
+    hook.after_train()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("datasets")
+def test_evaluators_by_data_set(tmp_path):
+    cfg = make_cfg("agbp/lite0.yaml", {"OUTPUT_DIR": str(tmp_path)})
+    cfg.AGSSP.DISTILL.TARGET_RESIZE = "bilinear"
+    of_maps = AGSSPTrainer.build_evaluator(cfg, "agssp_tiny")
+    assert isinstance(of_maps, AnomalyMapEvaluator)
+    assert of_maps.target_resize == "bilinear"
+    assert isinstance(AGSSPTrainer.build_evaluator(cfg, "neu_det_test"), COCOEvaluator)
+    MetadataCatalog.get("mine").evaluator_type = "lvis"
+    with pytest.raises(ValueError, match=r"'mine' has evaluator_type 'lvis'.*'coco' and 'agssp'"):
+        AGSSPTrainer.build_evaluator(cfg, "mine")

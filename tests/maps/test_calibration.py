@@ -1,0 +1,41 @@
+"""From raw scores to [0, 1]."""
+
+import numpy as np
+import pytest
+
+from detectron2_agssp.maps import Calibration
+
+
+def test_quantiles_go_to_the_ends():
+    raw = np.random.default_rng(0).normal(30, 4, (7, 9, 11))
+    calibration = Calibration.from_samples(raw, 0.25, 0.95)
+    low, high = np.quantile(raw, [0.25, 0.95])
+    assert (calibration.low, calibration.high) == pytest.approx((low, high))
+    np.testing.assert_allclose(
+        calibration(np.array([[low, high, (low + high) / 2]])), [[0, 1, 0.5]]
+    )
+    assert (calibration(raw) == 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert (calibration(raw) == 1).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_clipped_and_not():
+    calibration = Calibration(low=10, high=20)
+    values = calibration(np.array([0.0, 10, 15, 20, 99]))
+    assert values.tolist() == [0, 0, 0.5, 1, 1]
+    assert values.dtype == np.float32
+    assert calibration.unclipped(99.0) == pytest.approx(8.9)
+
+
+@pytest.mark.parametrize(
+    ("raw", "quantiles", "message"),
+    [
+        (np.full((3, 4), 7.5), (0.5, 0.999), r"both 7\.5.*images are not blank"),
+        (np.zeros(0), (0.5, 0.999), "no scores"),
+        (np.array([1, 2, np.nan, np.inf]), (0.5, 0.999), r"50\.0% .*not finite"),
+        (np.arange(9.0), (0.9, 0.1), "0.9 and 0.1"),
+        (np.arange(9.0), (0.5, 1.5), r"LOW_QUANTILE < HIGH_QUANTILE <= 1"),
+    ],
+)
+def test_refused(raw, quantiles, message):
+    with pytest.raises(ValueError, match=message):
+        Calibration.from_samples(raw, *quantiles)

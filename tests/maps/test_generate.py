@@ -1,0 +1,273 @@
+"""From a folder of images to a map folder."""
+
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
+from detectron2_agssp.maps.generate import load_fitted_scorer, registration_hint
+from detectron2_agssp.maps.image_stream import ImageLoader
+from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, AnomalyScorer, AnomalyScores
+
+KEYS = ["image", "map", "height", "width", "source", "score"]
+
+
+def generate(cfg, images, maps, **settings):
+    """Runs with ``settings`` of the scorer, by their short names."""
+    cfg = cfg.clone()
+    for key, value in settings.items():
+        node = cfg.AGSSP.CALIBRATION if key in cfg.AGSSP.CALIBRATION else cfg.AGSSP.SCORER
+        node[key] = value
+    return generate_anomaly_maps(cfg, images, maps, progress=False)
+
+
+def entries(maps):
+    return {entry["image"]: entry for entry in MapStore(maps).entries()}
+
+
+def skipped(maps):
+    return {line["image"]: line["reason"] for line in map(json.loads, open(maps / "skipped.jsonl"))}
+
+
+@pytest.fixture
+def odd_folder(tmp_path, surface):
+    """What cameras and archives hold: (height, width) by name; None where it is no image."""
+    image = Image.fromarray(surface(30, 50))
+    grey, deep = image.convert("L"), np.asarray(image.convert("L")).astype(np.uint16) * 257
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    root = tmp_path / "odd"
+    root.mkdir()
+    for name, picture in {
+        "grey8.png": grey, "grey16.png": Image.fromarray(deep), "16.tiff": Image.fromarray(deep),
+        "rgb.png": image, "rgba.png": image.convert("RGBA"), "la.png": grey.convert("LA"),
+        "palette.png": image.convert("P"), "bit.png": image.convert("1"), "b.bmp": image,
+        "g.gif": image.convert("P"), "w.webp": image, "j.jpg": image, "J.JPEG": grey,
+        "cmyk.jpg": image.convert("CMYK"),
+    }.items():  # fmt: skip
+        picture.save(root / name)
+    cv2.imwrite(str(root / "rgb16.png"), np.stack([deep] * 3, axis=2))
+    sizes = dict.fromkeys((path.name for path in root.iterdir()), (30, 50))
+    image.save(root / "turned.jpg", exif=turned)
+    for name, size in {"pixel.png": (1, 1), "tiny.png": (8, 8), "strip.png": (3, 400)}.items():
+        Image.fromarray(surface(*size)).save(root / name)
+        sizes[name] = size
+    Image.new("L", (40, 20), 128).save(root / "blank.png")
+    for name in ("empty.png", "text.jpg", "cut.jpg"):
+        content = {"text.jpg": b"no image", "cut.jpg": (root / "j.jpg").read_bytes()[:-300]}
+        (root / name).write_bytes(content.get(name, b""))
+    (root / "notes.txt").write_text("not an image")
+    names = {"turned.jpg": (50, 30), "blank.png": (20, 40), "cut.jpg": None}
+    return root, {**sizes, **names, "empty.png": None, "text.jpg": None}
+
+
+def test_all_kinds_of_images(tiny_cfg, odd_folder, tmp_path):
+    root, sizes = odd_folder
+    summary = generate(tiny_cfg, root, tmp_path / "maps", BATCH_SIZE=8)
+    readable = {name: size for name, size in sizes.items() if size}
+    found = entries(tmp_path / "maps")
+    assert {name: (e["height"], e["width"]) for name, e in found.items()} == readable
+    reasons = skipped(tmp_path / "maps")
+    assert sorted(reasons) == sorted(set(sizes) - set(readable))
+    assert all("can decode" in reason for reason in reasons.values())
+    assert (summary.total, summary.scored, summary.kept) == (len(sizes), len(readable), 0)
+    same = [
+        load_map(tmp_path / "maps" / found[n]["map"]) for n in ("rgb.png", "rgb16.png", "b.bmp")
+    ]
+    np.testing.assert_array_equal(same[0], same[2])
+    np.testing.assert_allclose(same[0], same[1], atol=0.02)
+
+
+def test_files(tiny_cfg, image_folder, tmp_path):
+    summary = generate(tiny_cfg, image_folder, tmp_path / "maps")
+    assert summary.scored == 6
+    found = entries(tmp_path / "maps")
+    assert list(found) == list(list_images(image_folder))
+    for name, entry in found.items():
+        assert list(entry) == KEYS
+        assert entry["map"] == f"maps/{name}.npy"
+        with Image.open(image_folder / name) as image:
+            assert (entry["width"], entry["height"]) == image.size
+        stored = np.load(tmp_path / "maps" / entry["map"])
+        assert stored.dtype == np.float16
+        assert stored.shape == (8, 8)
+        assert stored.min() >= 0
+        assert stored.max() <= 1
+        # The image's score is its raw maximum, calibrated but not clipped.
+        assert min(entry["score"], 1) == pytest.approx(stored.max(), abs=1e-3)
+    sources = [found[name]["source"] for name in ("a.png", "line 1/a.png", "z/c.JPG")]
+    assert sources == [image_folder.name, "line 1", "z"]
+    info = json.loads((tmp_path / "maps/scorer.json").read_text())
+    assert info["scorer"] == "mahalanobis"
+    assert info["SCORER"]["IMAGE_SIZE"] == 64
+    assert info["image_root"] == str(image_folder)
+    assert (tmp_path / "maps/skipped.jsonl").read_text() == ""
+
+
+def test_maps_are_the_scorers(tiny_cfg, image_folder, tmp_path):
+    generate(tiny_cfg, image_folder, tmp_path)
+    scorer, calibration = load_fitted_scorer(tiny_cfg, tmp_path)
+    loader = ImageLoader(image_folder, image_size=64, batch_size=2)
+    batch = next(loader(list_images(image_folder)))
+    raw = scorer(batch.images.float())
+    for info, expected in zip(batch.infos, calibration(raw.maps.numpy()), strict=True):
+        stored = load_map(tmp_path / f"maps/{info['image']}.npy")
+        np.testing.assert_array_equal(stored, expected.astype(np.float16))
+    tiny_cfg.AGSSP.SCORER.POOL_SIZE = 1
+    with pytest.raises(ValueError, match=r"SCORER\.POOL_SIZE: 3 there, 1 now"):
+        load_fitted_scorer(tiny_cfg, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"scorer\.json does not exist"):
+        load_fitted_scorer(tiny_cfg, tmp_path / "absent")
+
+
+def test_calibration_is_of_the_corpus(tiny_cfg, image_folder, tmp_path):
+    settings = {"LOW_QUANTILE": 0.25, "HIGH_QUANTILE": 0.75}
+    generate(tiny_cfg, image_folder, tmp_path, **settings)
+    cells = np.stack([load_map(tmp_path / e["map"]) for e in entries(tmp_path).values()])
+    assert (cells == 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert (cells == 1).mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_workers_and_samples(tiny_cfg, image_folder, tmp_path):
+    generate(tiny_cfg, image_folder, tmp_path / "a", FIT_IMAGES=3, MAX_IMAGES=2)
+    generate(tiny_cfg, image_folder, tmp_path / "b", FIT_IMAGES=3, MAX_IMAGES=2, NUM_WORKERS=1)
+    for path in (tmp_path / "a/maps").rglob("*.npy"):
+        other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == other.read_bytes()
+    generate(tiny_cfg, image_folder, tmp_path / "c")
+    assert entries(tmp_path / "c") != entries(tmp_path / "a"), "a sample is not the whole"
+
+
+def test_one_image(tiny_cfg, image_folder, tmp_path):
+    (tmp_path / "images").mkdir()
+    shutil.copy(image_folder / "a.png", tmp_path / "images/one.png")
+    assert generate(tiny_cfg, tmp_path / "images", tmp_path / "maps").scored == 1
+    assert list(entries(tmp_path / "maps")) == ["one.png"]
+
+
+def test_names_that_are_not_unicode(tiny_cfg, image_folder, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "images").mkdir()
+    shutil.copy(image_folder / "a.png", tmp_path / "images" / name)
+    for _ in range(2):
+        generate(tiny_cfg, tmp_path / "images", tmp_path / "maps")
+        assert list(entries(tmp_path / "maps")) == [name]
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (None, FileNotFoundError, "images' does not exist or is not a folder"),
+        ([], ValueError, r"images holds no images \(searched recursively, by suffix\)"),
+        (["notes.txt"], ValueError, "holds no images"),
+        (["a.png", "b/c.jpg"], ValueError, r"None of the images could be read.*a\.png"),
+    ],
+)
+def test_no_images(tiny_cfg, tmp_path, names, error, message):
+    for name in [] if names is None else ["", *names]:
+        path = tmp_path / "images" / name
+        path.mkdir(parents=True) if not name else path.parent.mkdir(exist_ok=True)
+        if name:
+            path.write_bytes(b"nothing")
+    with pytest.raises(error, match=message):
+        generate(tiny_cfg, tmp_path / "images", tmp_path / "maps")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_blank_images_only(tiny_cfg, tmp_path):
+    """Blank images still differ at their borders, where the network pads."""
+    (tmp_path / "images").mkdir()
+    for grey in (10, 200):
+        Image.new("L", (40, 20), grey).save(tmp_path / f"images/{grey}.png")
+    generate(tiny_cfg, tmp_path / "images", tmp_path / "maps", STRIDES=(8,), CENTER=False)
+    assert len(entries(tmp_path / "maps")) == 2
+
+
+class BrightnessScorer(AnomalyScorer):
+    """Grey values as scores: NaN above 250. One cell per 16 pixels."""
+
+    image_size = 64
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.register_buffer("nothing", torch.zeros(1))
+
+    def fit(self, images):
+        for batch in images:
+            assert batch.dtype == torch.float32
+        return self
+
+    def forward(self, images):
+        maps = torch.nn.functional.avg_pool2d(images[:, 0], 16)
+        maps = torch.where(maps > 250, torch.nan, maps)
+        return AnomalyScores(maps, maps.flatten(1).amax(dim=1))
+
+
+@pytest.fixture
+def brightness_cfg(tiny_cfg, monkeypatch):
+    registered = {**ANOMALY_SCORER_REGISTRY._obj_map, "brightness": BrightnessScorer}
+    monkeypatch.setattr(ANOMALY_SCORER_REGISTRY, "_obj_map", registered)
+    tiny_cfg.AGSSP.SCORER.NAME = "brightness"
+    return tiny_cfg
+
+
+def write_grey(root, **images):
+    root.mkdir(exist_ok=True)
+    for name, picture in images.items():
+        Image.fromarray(np.broadcast_to(picture, (64, 64)).astype(np.uint8)).save(
+            root / f"{name}.png"
+        )
+    return root
+
+
+def test_maps_that_nothing_can_be_learned_from_are_skipped(brightness_cfg, tmp_path):
+    """A constant map other than 0 would stop the training that reads it."""
+    gradient = np.linspace(0, 240, 64)
+    images = write_grey(tmp_path / "images", gradient=gradient, light=200, dark=0)
+    generate(brightness_cfg, images, tmp_path / "maps", HIGH_QUANTILE=1.0)
+    write_grey(images, white=255)
+    summary = generate(brightness_cfg, images, tmp_path / "maps", HIGH_QUANTILE=1.0)
+    assert list(entries(tmp_path / "maps")) == ["dark.png", "gradient.png"]
+    reasons = skipped(tmp_path / "maps")
+    assert "the same everywhere" in reasons["light.png"]
+    assert "not finite" in reasons["white.png"]
+    assert len(summary.skipped) == 2
+    for entry in entries(tmp_path / "maps").values():
+        load_map(tmp_path / "maps" / entry["map"])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [({"a": 100, "b": 100}, "both 100.*not blank"), ({"a": 255, "b": 0}, "50.0% .*not finite")],
+)
+def test_raw_scores_that_cannot_be_calibrated(brightness_cfg, tmp_path, images, message):
+    with pytest.raises(ValueError, match=message):
+        generate(brightness_cfg, write_grey(tmp_path / "images", **images), tmp_path / "maps")
+    assert not (tmp_path / "maps/scorer.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MAX_IMAGES": 0}, "MAX_IMAGES 1 or more, got 0 and 0"),
+        ({"FIT_IMAGES": -1}, "FIT_IMAGES must be 0 .*got -1"),
+        ({"BATCH_SIZE": 0}, "BATCH_SIZE must be positive"),
+        ({"IMAGE_SIZE": 0}, "IMAGE_SIZE must be positive, got 0"),
+    ],
+)
+def test_bad_settings(tiny_cfg, image_folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generate(tiny_cfg, image_folder, tmp_path / "maps", **settings)
+
+
+def test_registration_hint(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert "('agssp_mine_boxes',)" in registration_hint(tmp_path, tmp_path / "agssp/mine")
+    assert "register_unlabeled" in registration_hint(tmp_path, tmp_path / "elsewhere")

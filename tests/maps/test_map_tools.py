@@ -1,0 +1,124 @@
+"""The command lines, each in a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from child_process import run_script
+from PIL import Image
+
+from detectron2_agssp.maps import MapStore
+
+TINY = [
+    "AGSSP.SCORER.WEIGHTS",
+    "",
+    "AGSSP.SCORER.IMAGE_SIZE",
+    "64",
+    "AGSSP.SCORER.NUM_WORKERS",
+    "0",
+]
+
+
+@pytest.fixture
+def run(tools, tmp_path):
+    def run_tool(name, *arguments):
+        return run_script(tools / name, *arguments, output=tmp_path)
+
+    return run_tool
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("AGSSP:\n  SCORER:\n    STRIDES: (16,)\n    DEVICE: cpu\n")
+    return ["--config-file", path]
+
+
+@pytest.fixture
+def map_folder(write_maps, tmp_path):
+    """Of one class, whose defect is its left half; and its masks."""
+    half = np.kron([[1.0, 0.0]], np.ones((4, 4)))
+    maps = write_maps(tmp_path / "maps", {"dent/a.jpg": half}, {"dent/a.jpg": (80, 160)})
+    (tmp_path / "masks/dent").mkdir(parents=True)
+    mask = np.kron(half, np.ones((20, 20))).astype(np.uint8) * 255
+    Image.fromarray(mask).save(tmp_path / "masks/dent/a.png")
+    return maps
+
+
+@pytest.mark.parametrize("order", ["folders first", "config first", "config between"])
+def test_generate(run, config, image_folder, tmp_path, order):
+    maps = tmp_path / "maps"
+    arguments = {
+        "folders first": [image_folder, maps, *TINY, *config],
+        "config first": [*config, image_folder, maps, *TINY],
+        "config between": [image_folder, *config, maps, *TINY],
+    }[order]
+    done = run("generate_anomaly_maps.py", *arguments)
+    assert done.code == 0, done.stderr
+    assert "6 maps made, 0 were there, 0 images skipped" in done.stdout
+    assert "register_unlabeled" in done.stdout
+    entry = next(MapStore(maps).entries())
+    assert np.load(maps / entry["map"]).shape == (4, 4), "STRIDES of the file, size of the pairs"
+
+
+def test_generate_into_the_data_sets_folder(tools, config, image_folder, tmp_path):
+    """As a plain subprocess, with the environment's folder of data sets."""
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    script = tools / "generate_anomaly_maps.py"
+    command = [sys.executable, script, image_folder, tmp_path / "agssp/mine", *config, *TINY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "('agssp_mine',)" in done.stdout
+
+
+@pytest.mark.parametrize("pairs_first", [True, False])
+def test_pseudo_boxes(run, map_folder, tmp_path, pairs_first):
+    output = tmp_path / "boxes.json"
+    config = tmp_path / "boxes.yaml"
+    config.write_text("AGSSP:\n  BOXES:\n    THRESHOLD_MODE: fixed\n")
+    pairs, file = ["AGSSP.BOXES.THRESHOLD", "0.25"], ["--config-file", config]
+    options = [*pairs, *file] if pairs_first else [*file, *pairs]
+    done = run("generate_pseudo_boxes.py", map_folder, output, *options)
+    assert done.code == 0, done.stderr
+    assert "1 boxes in 1 of 1 images, threshold 0.2500" in done.stdout
+    assert len(json.loads(output.read_text())["annotations"]) == 1
+
+
+def test_evaluate(run, map_folder, tmp_path):
+    done = run(
+        "evaluate_anomaly_maps.py",
+        *["--size", 0, map_folder, tmp_path / "masks", "--output", tmp_path / "table.json"],
+    )
+    assert done.code == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()]
+    assert rows[-2:] == ["dent", "mean"]
+    assert json.loads((tmp_path / "table.json").read_text())["dent"]["auroc"] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate_anomaly_maps.py", "absent", "out"], "error: Image folder .*absent' does not"),
+        (["generate_anomaly_maps.py", ".", "out"], "holds no images"),
+        (["generate_anomaly_maps.py", ".", "out", "AGSSP.SCORER.SIZE", "3"], "AGSSP.SCORER.SIZE"),
+        (["generate_anomaly_maps.py", ".", "out", "AGSSP.SCORER.NAME"], r"\['AGSSP.SCORER.NAME'\]"),
+        (["generate_anomaly_maps.py", ".", "out", "--config-file", "no.yaml"], r"no\.yaml"),
+        (["generate_anomaly_maps.py", ".", "out", "--config-file", "bad.yaml"], r"bad\.yaml"),
+        (["generate_pseudo_boxes.py", "absent", "out.json"], r"absent has no manifest\.jsonl"),
+        (["evaluate_anomaly_maps.py", "absent", "also"], "Mask folder .*also' does not exist"),
+    ],
+)
+def test_errors(run, tmp_path, monkeypatch, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    (empty / "bad.yaml").write_text("AGSSP: [1, 2\n")
+    done = run(*arguments)
+    assert done.code == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert re.search(message, done.stderr), done.stderr

@@ -1,0 +1,185 @@
+"""A run that is killed, or meets a folder that changed, ends where an undisturbed one does."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from child_process import run_in_child
+
+from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.maps import MapStore, generate_anomaly_maps
+
+
+def files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def images(image_folder, tmp_path):
+    """A copy, with one image that cannot be read, so that one chunk is scored again each time."""
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images/line 1/broken.png").write_bytes(b"broken")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def generate(tiny_cfg, images):
+    def run(maps, cfg=tiny_cfg):
+        return generate_anomaly_maps(cfg, images, maps, progress=False)
+
+    return run
+
+
+@pytest.fixture
+def undisturbed(generate, tmp_path):
+    generate(tmp_path / "undisturbed")
+    return files(tmp_path / "undisturbed")
+
+
+def generate_and_die(cfg, images, maps, event: str, count: int) -> None:
+    """Kills its own process at the ``count``-th of the ``event``."""
+    remaining = count
+
+    def die_at_last():
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replace, append = os.replace, MapStore.append
+
+    def dying_replace(*paths):
+        if event == "before a rename":
+            die_at_last()
+        replace(*paths)
+        if event == "after a rename":
+            die_at_last()
+
+    def dying_append(store, entries):
+        if entries and event == "amid a line":
+            append(store, entries)
+            os.truncate(store.manifest_path, store.manifest_path.stat().st_size - 7)
+            die_at_last()
+        append(store, entries)
+
+    os.replace, MapStore.append = dying_replace, dying_append
+    generate_anomaly_maps(cfg, images, maps, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("event", "counts"),
+    [
+        # 1: scorer.npz, 2: scorer.json, 3 to 8: maps, 9: skipped.jsonl
+        ("before a rename", [1, 2, 5, 9]),
+        ("after a rename", [1, 4, 9]),
+        ("amid a line", [1]),
+    ],
+)
+def test_killed_anywhere(tiny_cfg, images, generate, undisturbed, tmp_path, event, counts):
+    for count in counts:
+        maps = tmp_path / f"killed {count}"
+        code = run_in_child(generate_and_die, tiny_cfg, images, maps, event, count)
+        assert code == -signal.SIGKILL, f"{event} {count} did not happen"
+        generate(maps)
+        assert files(maps) == undisturbed, f"killed {event} {count}"
+
+
+def test_killed_again_and_again(tiny_cfg, images, generate, undisturbed, tmp_path):
+    for _ in range(3):
+        run_in_child(generate_and_die, tiny_cfg, images, tmp_path / "maps", "before a rename", 4)
+    generate(tmp_path / "maps")
+    assert files(tmp_path / "maps") == undisturbed
+
+
+def test_second_run_changes_nothing(generate, undisturbed, tmp_path):
+    summary = generate(tmp_path / "undisturbed")
+    assert (summary.scored, summary.kept, len(summary.skipped)) == (0, 6, 1)
+    assert files(tmp_path / "undisturbed") == undisturbed
+
+
+def test_manifest_cut_in_mid_line(generate, undisturbed, tmp_path):
+    manifest = tmp_path / "undisturbed/manifest.jsonl"
+    os.truncate(manifest, manifest.stat().st_size // 2)
+    summary = generate(tmp_path / "undisturbed")
+    assert summary.scored + summary.kept == 6
+    assert files(tmp_path / "undisturbed") == undisturbed
+
+
+def test_deleted_map_is_made_again(generate, undisturbed, tmp_path):
+    (tmp_path / "undisturbed/maps/z/b.tif.npy").unlink()
+    assert generate(tmp_path / "undisturbed").scored == 1
+    assert files(tmp_path / "undisturbed") == undisturbed
+
+
+def test_added_images(generate, undisturbed, images, tmp_path):
+    """They get maps by the same scorer; the maps that were there stay; the manifest is sorted."""
+    maps = tmp_path / "undisturbed"
+    (images / "line 0").mkdir()
+    for name in ("0.png", "line 0/x.png", "zz.png"):
+        shutil.copy(images / "a.png", images / name)
+    summary = generate(maps)
+    assert (summary.scored, summary.kept) == (3, 6)
+    listed = [entry["image"] for entry in MapStore(maps).entries()]
+    assert listed == [name for name in list_images(images) if "broken" not in name]
+    after = files(maps)
+    changed = {name for name, content in undisturbed.items() if after[name] != content}
+    assert changed == {"manifest.jsonl"}
+    same = [np.load(maps / f"maps/{name}.npy") for name in ("a.png", "0.png")]
+    np.testing.assert_allclose(*same, atol=2e-3)
+
+
+def test_repaired_image_gets_its_map(generate, undisturbed, images, tmp_path):
+    shutil.copy(images / "a.png", images / "line 1/broken.png")
+    assert generate(tmp_path / "undisturbed").scored == 1
+    assert (tmp_path / "undisturbed/skipped.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("AGSSP.SCORER.IMAGE_SIZE", 32, r"SCORER\.IMAGE_SIZE: 64 there, 32 now"),
+        ("AGSSP.SCORER.STRIDES", (8,), r"SCORER\.STRIDES: \[8, 16\] there, \[8\] now"),
+        (
+            "AGSSP.SCORER.MAHALANOBIS.SHRINKAGE",
+            0.1,
+            r"MAHALANOBIS\.SHRINKAGE: 0\.3 there, 0\.1 now",
+        ),
+        ("AGSSP.CALIBRATION.LOW_QUANTILE", 0.1, r"CALIBRATION\.LOW_QUANTILE: 0\.5 there"),
+        ("AGSSP.INPUT.BIT_DEPTH", 12, "BIT_DEPTH: 0 there, 12 now"),
+    ],
+)
+def test_other_settings_are_refused(tiny_cfg, generate, undisturbed, tmp_path, key, value, message):
+    tiny_cfg.merge_from_list([key, value])
+    with pytest.raises(
+        ValueError, match=rf"(?s)made with other settings.*{message}.*Choose another"
+    ):
+        generate(tmp_path / "undisturbed", tiny_cfg)
+    assert files(tmp_path / "undisturbed") == undisturbed
+
+
+def test_other_images_are_refused(tiny_cfg, undisturbed, image_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"image_root: .*images' there, .* now"):
+        generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "undisturbed", progress=False)
+
+
+def test_other_weights_are_refused(generate, undisturbed, tmp_path, monkeypatch):
+    """The settings are the same, but a weight file's content is not."""
+    monkeypatch.setattr("torch.manual_seed", lambda seed: None)
+    with pytest.raises(ValueError, match=r"weights are not those.*fingerprint.*another folder"):
+        generate(tmp_path / "undisturbed")
+
+
+def test_runtime_settings_may_change(tiny_cfg, generate, undisturbed, tmp_path):
+    maps = tmp_path / "undisturbed"
+    (maps / "maps/a.png.npy").unlink()
+    tiny_cfg.AGSSP.SCORER.BATCH_SIZE = 4
+    tiny_cfg.AGSSP.SCORER.NUM_WORKERS = 1
+    tiny_cfg.AGSSP.SCORER.DEVICE = ""
+    assert generate(maps, tiny_cfg).scored == 1
+    assert sorted(files(maps)) == sorted(undisturbed)

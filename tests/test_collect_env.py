@@ -1,0 +1,50 @@
+"""The report on versions and on what is missing."""
+
+import subprocess
+import sys
+
+from tiny_models import ROOT
+
+from detectron2_agssp import __version__
+from detectron2_agssp.utils import collect_env
+
+COMMAND = ["-m", "detectron2_agssp.utils.collect_env"]
+
+
+def test_it_reports_what_is_there():
+    rows = dict(collect_env.collect_environment())
+    assert rows["detectron2_agssp"] == __version__
+    for module in ("torch", "detectron2", "cv2", "timm"):
+        assert "missing" not in rows[module]
+        assert rows[module][0].isdigit(), rows[module]
+    assert rows["Detectron2's compiled part"].startswith(("loaded", "not loaded"))
+    assert rows["AGSSP ops"]
+
+
+def test_it_runs_where_nothing_is_installed():
+    """``-S`` hides site-packages: no Detectron2, no torch; each line says how to get it."""
+    done = subprocess.run(
+        [sys.executable, "-S", *COMMAND],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["detectron2"] == "missing: make setup"
+    assert lines["torch"].startswith("missing: pip install torch==")
+    for module, (_, command) in {**collect_env.DEPENDENCIES, **collect_env.OPTIONAL}.items():
+        assert lines[module] == f"missing: {command}"
+
+
+def test_it_runs_beside_an_installed_detectron2():
+    done = subprocess.run([sys.executable, *COMMAND], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "missing: make setup" not in done.stdout
+    assert "RuntimeWarning" not in done.stderr
+
+
+def test_a_distribution_without_metadata_is_reported_as_installed(monkeypatch):
+    row = {"json": (("no-such-distribution",), "pip install json")}
+    monkeypatch.setattr(collect_env, "DEPENDENCIES", row)
+    assert dict(collect_env.collect_environment())["json"] == "installed, version unknown"

@@ -1,0 +1,172 @@
+"""Every shipped config: it loads, its model is built, and its settings make sense together."""
+
+import pytest
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from omegaconf import ListConfig
+from tiny_models import CONFIGS, make_cfg
+
+from detectron2_agssp.config import settings_of
+from detectron2_agssp.data import MAPPER_REGISTRY
+from detectron2_agssp.engine import AGSSPTrainer
+from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY
+
+
+def shipped(pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob(pattern))
+
+
+STAGES = ("agbp", "agdp", "finetune")
+TRAINING = [path for stage in STAGES for path in shipped(f"{stage}/*.yaml")]
+MAPS = shipped("maps/*.yaml")
+SEQUENCES = (tuple, list, ListConfig)
+LAZY = [path for path in shipped("lazy/*.py") if "common" not in path]
+YAML_OF_LAZY = {
+    "lazy/agbp_lite0.py": "agbp/lite0.yaml",
+    "lazy/agdp_faster_rcnn_lite0_fpn.py": "agdp/faster_rcnn_lite0_fpn.yaml",
+    "lazy/faster_rcnn_lite0_fpn.py": "finetune/faster_rcnn_lite0_fpn.yaml",
+}
+
+
+@pytest.mark.parametrize("path", TRAINING)
+def test_its_model_is_built(path):
+    cfg = make_cfg(path, {"MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": ""})
+    model = build_model(cfg)
+    optimizer = AGSSPTrainer.build_optimizer(cfg, model)
+    build_lr_scheduler(cfg, optimizer)
+    frozen = not any(p.requires_grad for p in backbone_parameters(model))
+    assert frozen == path.startswith("agdp")
+
+
+def backbone_parameters(model):
+    return getattr(model.backbone, "bottom_up", model.backbone).parameters()
+
+
+@pytest.mark.parametrize("path", TRAINING)
+def test_solver_and_input(path):
+    cfg = make_cfg(path)
+    solver = cfg.SOLVER
+    assert 0 < solver.WARMUP_ITERS < solver.MAX_ITER / 2
+    assert 0 < solver.CHECKPOINT_PERIOD < solver.MAX_ITER
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        assert list(solver.STEPS) == sorted(set(solver.STEPS))
+        assert solver.STEPS[0] > solver.WARMUP_ITERS
+        assert solver.STEPS[-1] < solver.MAX_ITER
+    assert max(cfg.INPUT.MIN_SIZE_TRAIN) <= cfg.INPUT.MAX_SIZE_TRAIN
+    assert cfg.INPUT.MIN_SIZE_TEST <= cfg.INPUT.MAX_SIZE_TEST
+    assert max(cfg.INPUT.MIN_SIZE_TRAIN) >= cfg.INPUT.MIN_SIZE_TEST
+    if cfg.INPUT.CROP.ENABLED:
+        assert max(cfg.INPUT.CROP.SIZE) <= min(cfg.INPUT.MIN_SIZE_TRAIN)
+    if cfg.AGSSP.SOLVER.BEST_METRIC:
+        assert cfg.TEST.EVAL_PERIOD > 0
+        assert cfg.DATASETS.TEST
+    if "lite0" in path:
+        assert cfg.INPUT.FORMAT == "RGB"
+        assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([127.0] * 3, [128.0] * 3)
+    else:
+        # As Detectron2's ImageNet weights want it.
+        assert cfg.INPUT.FORMAT == "BGR"
+        assert cfg.MODEL.PIXEL_STD == [1.0] * 3
+        assert cfg.MODEL.WEIGHTS.startswith(("detectron2://", "output/agbp/"))
+
+
+@pytest.mark.parametrize("path", TRAINING)
+def test_stage(path):
+    cfg = make_cfg(path)
+    stage = path.split("/")[0]
+    mapper = {"agbp": "AnomalyMapMapper", "agdp": "PseudoBoxMapper", "finetune": ""}[stage]
+    assert mapper == cfg.AGSSP.MAPPER
+    assert not mapper or mapper in MAPPER_REGISTRY
+    suffix = {"agbp": "agssp_neu_det", "agdp": "agssp_neu_det_boxes"}.get(stage, "10pct_draw0")
+    assert all(name.endswith(suffix) for name in cfg.DATASETS.TRAIN)
+    assert (cfg.MODEL.META_ARCHITECTURE == "AnomalyDistiller") == (stage == "agbp")
+    if stage == "agbp":
+        assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
+    else:
+        is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+        head = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
+        assert {"agdp": 1, "finetune": 6}[stage] == head.NUM_CLASSES
+    if stage == "agdp":
+        assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        starts = [
+            f"{make_cfg(other).OUTPUT_DIR}/model_final.pth" for other in shipped("agbp/*.yaml")
+        ]
+        assert cfg.MODEL.WEIGHTS in starts
+
+
+def test_output_folders_are_unique_and_follow_the_file():
+    folders = [make_cfg(path).OUTPUT_DIR for path in TRAINING]
+    assert folders == [f"output/{path.removesuffix('.yaml')}" for path in TRAINING]
+
+
+@pytest.mark.parametrize("path", MAPS)
+def test_maps_name_a_registered_scorer(path):
+    assert make_cfg(path).AGSSP.SCORER.NAME in ANOMALY_SCORER_REGISTRY
+
+
+def test_mahalanobis_has_the_defaults_as_it_says():
+    cfg, defaults = make_cfg("maps/mahalanobis.yaml"), get_cfg()
+    assert cfg.AGSSP.SCORER.IMAGE_SIZE == 256
+    defaults.AGSSP.SCORER.IMAGE_SIZE = 256
+    assert settings_of(cfg.AGSSP) == settings_of(defaults.AGSSP)
+
+
+def test_every_lazy_config_has_its_yaml():
+    assert sorted(YAML_OF_LAZY) == LAZY
+
+
+@pytest.mark.parametrize("path", LAZY)
+def test_lazy_model_is_that_of_the_yaml(path):
+    """The same tensors, the same frozen ones, and the numbers that make no tensor."""
+    lazy = instantiate(LazyConfig.load(str(CONFIGS / path)).model)
+    expected = build_model(make_cfg(YAML_OF_LAZY[path], {"MODEL.DEVICE": "cpu"}))
+    assert shapes_of(lazy) == shapes_of(expected)
+    assert numbers_of(lazy) == numbers_of(expected)
+
+
+def shapes_of(model) -> dict:
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {name: (t.shape, name in trainable) for name, t in model.state_dict().items()}
+
+
+def numbers_of(module) -> dict:
+    """What the modules hold beside tensors: sizes, thresholds, names."""
+    return {
+        (name, key): list(value) if isinstance(value, SEQUENCES) else value
+        for name, child in module.named_modules()
+        for key, value in vars(child).items()
+        # The yaml's builders give the backbone another name, for exports.
+        if is_simple(value) and not key.startswith("_") and key != "backbone_name"
+    }
+
+
+def is_simple(value) -> bool:
+    if isinstance(value, SEQUENCES):
+        return all(map(is_simple, value))
+    return isinstance(value, (int, float, str))
+
+
+@pytest.mark.parametrize("path", LAZY)
+def test_lazy_training_is_that_of_the_yaml(path):
+    lazy, cfg = LazyConfig.load(str(CONFIGS / path)), make_cfg(YAML_OF_LAZY[path])
+    loader = lazy.dataloader.train
+    assert lazy.dataset_names.train in cfg.DATASETS.TRAIN
+    assert loader.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert loader.num_workers == cfg.DATALOADER.NUM_WORKERS
+    assert loader.mapper.image_format == cfg.INPUT.FORMAT
+    resize = loader.mapper.augmentations[0]
+    assert tuple(resize.short_edge_length) == cfg.INPUT.MIN_SIZE_TRAIN
+    assert (resize.max_size, resize.sample_style) == (
+        cfg.INPUT.MAX_SIZE_TRAIN,
+        cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+    )
+    assert all(instantiate(augmentation) for augmentation in loader.mapper.augmentations)
+    assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER
+    assert lazy.train.device == cfg.MODEL.DEVICE
+    assert lazy.optimizer.lr == cfg.SOLVER.BASE_LR
+    assert lazy.optimizer.weight_decay == cfg.SOLVER.WEIGHT_DECAY
+    warmup = cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER
+    assert instantiate(lazy.lr_multiplier)(0.5 * warmup) < 0.6
+    assert lazy.lr_multiplier.warmup_length == pytest.approx(warmup)
+    assert bool(lazy.train.init_checkpoint) == bool(cfg.MODEL.WEIGHTS)

