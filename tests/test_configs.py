@@ -20,6 +20,7 @@ def shipped(pattern: str) -> list[str]:
 STAGES = ("agbp", "agdp", "finetune")
 TRAINING = [path for stage in STAGES for path in shipped(f"{stage}/*.yaml")]
 MAPS = shipped("maps/*.yaml")
+ONLY_IN_ONE = ("backbone_name", "loss_weight")
 SEQUENCES = (tuple, list, ListConfig)
 LAZY = [path for path in shipped("lazy/*.py") if "common" not in path]
 YAML_OF_LAZY = {
@@ -136,12 +137,15 @@ def numbers_of(module) -> dict:
         (name, key): list(value) if isinstance(value, SEQUENCES) else value
         for name, child in module.named_modules()
         for key, value in vars(child).items()
-        # The yaml's builders give the backbone another name, for exports.
-        if is_simple(value) and not key.startswith("_") and key != "backbone_name"
+        # The yaml's builders give the backbone another name, for exports, and leave out the weights
+        # of losses that are 1.
+        if is_simple(value) and not key.startswith("_") and key not in ONLY_IN_ONE
     }
 
 
 def is_simple(value) -> bool:
+    if isinstance(value, dict):
+        return all(map(is_simple, value.values()))
     if isinstance(value, SEQUENCES):
         return all(map(is_simple, value))
     return isinstance(value, (int, float, str))

@@ -23,11 +23,16 @@ def main() -> None:
     )
     parser.add_argument("image_dir", help="folder of images, searched recursively")
     parser.add_argument("map_dir", help="folder to write")
+    parser.add_argument(
+        "--fitted-by", metavar="MAP_DIR", help="use that folder's fitted scorer and calibration"
+    )
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
     setup_logger(name="detectron2_agssp")
     with readable_errors():
-        summary = generate_anomaly_maps(config_from(args), args.image_dir, args.map_dir)
+        summary = generate_anomaly_maps(
+            config_from(args), args.image_dir, args.map_dir, fitted_by=args.fitted_by
+        )
     print(
         f"{summary.scored} maps made, {summary.kept} were there, {len(summary.skipped)} images "
         f"skipped, in {summary.map_root}"

@@ -5,7 +5,6 @@ with anything missing is scored again as a whole: a result may depend, in its la
 batch it was computed in, and a resumed run must end with the same bytes as an undisturbed one.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -17,19 +16,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detectron2_agssp.config import settings_of
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
 from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader, chunks, sample_paths
 from detectron2_agssp.maps.store import MapStore, PathSet, sees_nothing
-from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores
+from detectron2_agssp.scoring.base import AnomalyScores
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 from detectron2_agssp.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
-
-# Settings that change neither what is computed nor its order.
-RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
 
 
 @dataclass
@@ -44,7 +40,12 @@ class GenerationSummary:
 
 
 def generate_anomaly_maps(
-    cfg, image_root: str | Path, map_root: str | Path, *, progress: bool = True
+    cfg,
+    image_root: str | Path,
+    map_root: str | Path,
+    *,
+    fitted_by: str | Path | None = None,
+    progress: bool = True,
 ) -> GenerationSummary:
     """Makes an anomaly map for every image below ``image_root``.
 
@@ -55,10 +56,12 @@ def generate_anomaly_maps(
         cfg: a config with the ``AGSSP`` node; see ``AGSSP.SCORER`` and ``AGSSP.CALIBRATION``.
         image_root: folder of images, searched recursively.
         map_root: folder to write; see :class:`~detectron2_agssp.maps.store.MapStore`.
+        fitted_by: another map folder, whose fitted scorer and calibration are used as they are,
+            for example to score test images by what is normal in training.
         progress: show progress bars.
 
     Raises:
-        FileNotFoundError: ``image_root`` does not exist.
+        FileNotFoundError: ``image_root`` does not exist, or ``fitted_by`` has no scorer.
         ValueError: it holds no image, or no readable one; or ``map_root`` was written with other
             settings (the difference is shown).
     """
@@ -78,71 +81,15 @@ def generate_anomaly_maps(
         num_workers=cfg.AGSSP.SCORER.NUM_WORKERS,
         bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
     )
-    calibration = _restore(cfg, scorer, store, image_root)
+    calibration = restore_scorer(cfg, scorer, store, image_root)
+    if calibration is None and fitted_by is not None:
+        calibration = restore_scorer(cfg, scorer, MapStore(fitted_by))
+        if calibration is None:
+            raise FileNotFoundError(f"{fitted_by} has no scorer.json: it is not a map folder.")
+        record_scorer(cfg, scorer, calibration, store, image_root)
     if calibration is None:
         calibration = _fit(cfg, scorer, store, image_root, loader, total, progress)
     return _score_all(scorer, calibration, store, image_root, loader, total, progress)
-
-
-def _settings(cfg) -> dict:
-    scorer = settings_of(cfg.AGSSP.SCORER)
-    for key in RUNTIME_KEYS:
-        scorer.pop(key)
-    return {
-        "SCORER": scorer,
-        "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
-        "BIT_DEPTH": cfg.AGSSP.INPUT.BIT_DEPTH,
-    }
-
-
-def _fingerprint(scorer: AnomalyScorer) -> str:
-    """Hash of everything the scorer computes with: weights, statistics, what it learned."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(scorer.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _learned_state(scorer: AnomalyScorer) -> dict[str, np.ndarray]:
-    """The scorer's own buffers, without its feature extractor's weights."""
-    return {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in scorer.state_dict().items()
-        if not name.startswith("features.")
-    }
-
-
-def _restore(cfg, scorer: AnomalyScorer, store: MapStore, image_root: Path) -> Calibration | None:
-    """Loads the folder's fitted scorer; None where there is none yet."""
-    info = store.read_scorer()
-    if info is None:
-        return None
-    expected = {**_settings(cfg), "image_root": str(image_root)}
-    differences = list(_differences({key: info.get(key) for key in expected}, expected))
-    if differences:
-        raise ValueError(
-            f"{store.root} holds maps made with other settings:\n  "
-            + "\n  ".join(differences)
-            + "\nChoose another output folder, or delete this one to make its maps anew."
-        )
-    state = {name: torch.from_numpy(array) for name, array in store.read_scorer_state().items()}
-    scorer.load_state_dict(state, strict=False)
-    if _fingerprint(scorer) != info["fingerprint"]:
-        raise ValueError(
-            f"The scorer's weights are not those that {store.root} was made with (fingerprint "
-            f"{_fingerprint(scorer)}, recorded {info['fingerprint']}). Choose another folder."
-        )
-    return Calibration(**info["calibration"])
-
-
-def _differences(there: dict, here: dict, prefix: str = "") -> Iterator[str]:
-    for key in sorted(set(there) | set(here)):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield f"{prefix}{key}: {old!r} there, {new!r} now"
 
 
 def _fit(cfg, scorer, store, image_root, loader, total, progress) -> Calibration:
@@ -168,14 +115,7 @@ def _fit(cfg, scorer, store, image_root, loader, total, progress) -> Calibration
         cfg.AGSSP.CALIBRATION.LOW_QUANTILE,
         cfg.AGSSP.CALIBRATION.HIGH_QUANTILE,
     )
-    info = {
-        **_settings(cfg),
-        "image_root": str(image_root),
-        "scorer": settings.NAME,
-        "fingerprint": _fingerprint(scorer),
-        "calibration": {"low": calibration.low, "high": calibration.high},
-    }
-    store.write_scorer(info, _learned_state(scorer))
+    record_scorer(cfg, scorer, calibration, store, image_root)
     return calibration
 
 
@@ -255,26 +195,6 @@ def _write(
         )
     store.append(entries)
     return len(entries)
-
-
-def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibration]:
-    """The scorer and calibration that a map folder was made with, to score other images.
-
-    Args:
-        cfg: the config that the folder was made with.
-        map_root: the map folder.
-
-    Raises:
-        FileNotFoundError: the folder has no scorer.
-        ValueError: it was made with other settings (the difference is shown).
-    """
-    store = MapStore(map_root)
-    info = store.read_scorer()
-    if info is None:
-        raise FileNotFoundError(f"{store.scorer_path} does not exist: not a map folder.")
-    scorer = build_anomaly_scorer(cfg)
-    calibration = _restore(cfg, scorer, store, Path(info["image_root"]))
-    return scorer, calibration
 
 
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:

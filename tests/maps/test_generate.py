@@ -12,7 +12,8 @@ from PIL import Image
 
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
-from detectron2_agssp.maps.generate import load_fitted_scorer, registration_hint
+from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
+from detectron2_agssp.maps.generate import registration_hint
 from detectron2_agssp.maps.image_stream import ImageLoader
 from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, AnomalyScorer, AnomalyScores
 
@@ -125,6 +126,27 @@ def test_maps_are_the_scorers(tiny_cfg, image_folder, tmp_path):
         load_fitted_scorer(tiny_cfg, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"scorer\.json does not exist"):
         load_fitted_scorer(tiny_cfg, tmp_path / "absent")
+
+
+def test_scored_by_another_folders_scorer(tiny_cfg, image_folder, tmp_path):
+    """One image, judged by what is normal in all: as if it had been among them."""
+    generate(tiny_cfg, image_folder, tmp_path / "all")
+    (tmp_path / "one").mkdir()
+    shutil.copy(image_folder / "a.png", tmp_path / "one")
+    generate_anomaly_maps(
+        tiny_cfg,
+        tmp_path / "one",
+        tmp_path / "scored",
+        fitted_by=tmp_path / "all",
+        progress=False,
+    )
+    expected = load_map(tmp_path / "all/maps/a.png.npy")
+    scored = load_map(tmp_path / "scored/maps/a.png.npy")
+    np.testing.assert_allclose(scored, expected, atol=2e-3)
+    with pytest.raises(FileNotFoundError, match=r"absent has no scorer\.json"):
+        generate_anomaly_maps(
+            tiny_cfg, tmp_path / "one", tmp_path / "x", fitted_by=tmp_path / "absent"
+        )
 
 
 def test_calibration_is_of_the_corpus(tiny_cfg, image_folder, tmp_path):

@@ -173,6 +173,15 @@ def test_sorting(store):
     assert store.manifest_path.stat().st_mtime_ns == before, "a sorted one is left alone"
 
 
+def test_last_image_twice(store):
+    """As when its map was deleted and made again."""
+    store.sort_manifest()
+    *_, last = store.entries()
+    store.append([last])
+    store.sort_manifest()
+    assert sorted(images(store)) == sorted(NAMES)
+
+
 def test_finished_means_line_and_map(store):
     (store.root / "maps/a.png.npy").unlink()
     done = store.finished()

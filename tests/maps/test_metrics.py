@@ -16,7 +16,8 @@ def make_pairs(seed, sizes=((30, 50), (41, 23), (16, 16)), levels=None):
     rng = np.random.default_rng(seed)
     maps, masks = [], []
     for size in sizes:
-        mask = ndimage.gaussian_filter(rng.random(size), 2) > 0.53
+        # Little smoothed, so that some regions touch at corners only.
+        mask = ndimage.gaussian_filter(rng.random(size), 0.8) > 0.65
         noisy = rng.random(size) + 0.7 * mask
         maps.append(np.round(noisy * levels) / levels if levels else noisy)
         masks.append(mask)

@@ -1,0 +1,125 @@
+"""What a map folder remembers of the scorer that made it, and getting it back."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detectron2_agssp.config import settings_of
+from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.scoring.base import AnomalyScorer
+from detectron2_agssp.scoring.build import build_anomaly_scorer
+
+# Settings that change neither what is computed nor its order.
+RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
+
+
+def record_scorer(
+    cfg, scorer: AnomalyScorer, calibration: Calibration, store: MapStore, image_root: Path
+) -> None:
+    """Writes the fitted scorer into a map folder: settings, fingerprint, calibration, arrays."""
+    info = {
+        **_settings(cfg),
+        "image_root": str(image_root),
+        "scorer": cfg.AGSSP.SCORER.NAME,
+        "fingerprint": _fingerprint(scorer),
+        "calibration": {"low": calibration.low, "high": calibration.high},
+    }
+    store.write_scorer(info, _learned_state(scorer))
+
+
+def restore_scorer(
+    cfg, scorer: AnomalyScorer, store: MapStore, image_root: Path | None = None
+) -> Calibration | None:
+    """Loads a map folder's fitted state into ``scorer``; None where there is none yet.
+
+    Args:
+        cfg: must have the settings that the folder was made with.
+        scorer: built from ``cfg``, unfitted.
+        store: the map folder.
+        image_root: must be the folder's, unless None.
+
+    Raises:
+        ValueError: other settings (the difference is shown), or other weights.
+    """
+    info = store.read_scorer()
+    if info is None:
+        return None
+    expected = _settings(cfg)
+    if image_root is not None:
+        expected["image_root"] = str(image_root)
+    differences = list(_differences({key: info.get(key) for key in expected}, expected))
+    if differences:
+        raise ValueError(
+            f"{store.root} holds maps made with other settings:\n  "
+            + "\n  ".join(differences)
+            + "\nChoose another output folder, or delete this one to make its maps anew."
+        )
+    state = {name: torch.from_numpy(array) for name, array in store.read_scorer_state().items()}
+    scorer.load_state_dict(state, strict=False)
+    if _fingerprint(scorer) != info["fingerprint"]:
+        raise ValueError(
+            f"The scorer's weights are not those that {store.root} was made with (fingerprint "
+            f"{_fingerprint(scorer)}, recorded {info['fingerprint']}). Choose another folder."
+        )
+    return Calibration(**info["calibration"])
+
+
+def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibration]:
+    """The scorer and calibration that a map folder was made with, to score other images.
+
+    Args:
+        cfg: the config that the folder was made with.
+        map_root: the map folder.
+
+    Raises:
+        FileNotFoundError: the folder has no scorer.
+        ValueError: it was made with other settings (the difference is shown).
+    """
+    store = MapStore(map_root)
+    scorer = build_anomaly_scorer(cfg)
+    calibration = restore_scorer(cfg, scorer, store)
+    if calibration is None:
+        raise FileNotFoundError(f"{store.scorer_path} does not exist: not a map folder.")
+    return scorer, calibration
+
+
+def _settings(cfg) -> dict:
+    scorer = settings_of(cfg.AGSSP.SCORER)
+    for key in RUNTIME_KEYS:
+        scorer.pop(key)
+    return {
+        "SCORER": scorer,
+        "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
+        "BIT_DEPTH": cfg.AGSSP.INPUT.BIT_DEPTH,
+    }
+
+
+def _fingerprint(scorer: AnomalyScorer) -> str:
+    """Hash of everything the scorer computes with: weights, statistics, what it learned."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(scorer.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _learned_state(scorer: AnomalyScorer) -> dict[str, np.ndarray]:
+    """The scorer's own buffers, without its feature extractor's weights."""
+    return {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in scorer.state_dict().items()
+        if not name.startswith("features.")
+    }
+
+
+def _differences(there: dict, here: dict, prefix: str = "") -> Iterator[str]:
+    for key in sorted(set(there) | set(here)):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}: {old!r} there, {new!r} now"
