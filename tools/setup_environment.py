@@ -62,8 +62,11 @@ def main() -> None:
         keep = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
         for name in ("pip", "setuptools", "wheel", None):
             keep.pop(name, None)
+        constraint_lines = [f"{name}=={version}\n" for name, version in keep.items()]
+        # Or a dependency brings a setuptools without pkg_resources, which Detectron2 imports.
+        constraint_lines.append("setuptools<81\n")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-            constraints.writelines(f"{name}=={version}\n" for name, version in keep.items())
+            constraints.writelines(constraint_lines)
             constraints.flush()
             pip("--constraint", constraints.name, *requirements)
     if importlib.util.find_spec("detectron2") is None:
