@@ -1,12 +1,12 @@
 """Unlabelled images with anomaly maps as Detectron2 data sets."""
 
 import json
-import os
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.utils.files import datasets_root
 
 # The single class of AGDP.
 ANOMALY_CLASSES = ("anomaly",)
@@ -70,11 +70,6 @@ def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) 
             evaluator_type=EVALUATOR_TYPE,
             thing_classes=list(ANOMALY_CLASSES),
         )
-
-
-def datasets_root() -> Path:
-    """``$DETECTRON2_DATASETS``, by default ``datasets`` as in Detectron2."""
-    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
 def register_map_folders(root: str | Path | None = None) -> list[str]:

@@ -7,7 +7,6 @@ batch it was computed in, and a resumed run must end with the same bytes as an u
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader, chunks
 from detectron2_agssp.maps.store import MapStore, PathSet, sees_nothing
 from detectron2_agssp.scoring.base import AnomalyScores
 from detectron2_agssp.scoring.build import build_anomaly_scorer
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.utils.files import atomic_write, datasets_root
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +199,7 @@ def _write(
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:
     """What to write into a config to train on a map folder."""
     map_root = Path(map_root).resolve()
-    root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))).resolve()
+    root = datasets_root().resolve()
     if map_root.parent == root / "agssp":
         return (
             f"Registered on import: DATASETS.TRAIN \"('agssp_{map_root.name}',)\" for AGBP, "

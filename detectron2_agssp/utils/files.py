@@ -12,6 +12,11 @@ from typing import Any
 TEMPORARY_PATTERN = ".agssp-*.tmp"
 
 
+def datasets_root() -> Path:
+    """``$DETECTRON2_DATASETS``, by default ``datasets`` as in Detectron2."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
     """Opens a temporary file beside ``path`` and renames it to ``path`` on success."""
