@@ -87,16 +87,22 @@ def tiny_cfg():
 def write_maps():
     """A function that makes a map folder of given maps."""
 
-    def write(root: Path, maps: dict[str, np.ndarray], sizes: dict | None = None) -> Path:
+    def write(
+        root: Path,
+        maps: dict[str, np.ndarray],
+        sizes: dict | None = None,
+        scores: dict | None = None,
+    ) -> Path:
         """``maps``: image -> (h, w) in [0, 1]; ``sizes``: image -> (height, width), by default the
-        map's own."""
+        map's own; ``scores``: image -> image score, by default 1."""
         store = MapStore(root)
         for image, anomaly_map in maps.items():
             height, width = (sizes or {}).get(image, anomaly_map.shape)
             store.write_map(image, np.asarray(anomaly_map))
             source = image.split("/")[0] if "/" in image else "images"
             entry = {"image": image, "map": store.map_name(image), "height": height}
-            store.append([{**entry, "width": width, "source": source, "score": 1.0}])
+            score = (scores or {}).get(image, 1.0)
+            store.append([{**entry, "width": width, "source": source, "score": score}])
         return root
 
     return write

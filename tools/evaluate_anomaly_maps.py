@@ -9,7 +9,12 @@ are left out. A class is the first folder of an image's path.
 
 import argparse
 
-from detectron2_agssp.maps.evaluate import evaluate_map_folder, format_table
+from detectron2_agssp.maps.evaluate import (
+    format_table,
+    largest_error_bound,
+    map_folder_metrics,
+    table_of,
+)
 from detectron2_agssp.utils.command_line import readable_errors
 from detectron2_agssp.utils.files import write_json
 
@@ -25,10 +30,11 @@ def main() -> None:
     parser.add_argument("--output", default="", metavar="FILE", help="also write the table as json")
     args = parser.parse_args()
     with readable_errors():
-        table = evaluate_map_folder(
+        metrics = map_folder_metrics(
             args.map_dir, args.mask_dir, size=args.size, threshold=args.threshold
         )
-    print(format_table(table))
+    table = table_of(metrics)
+    print(format_table(table, largest_error_bound(metrics)))
     if args.output:
         write_json(args.output, table)
 

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image
 
 from detectron2_agssp.maps.boxes import resize_map
-from detectron2_agssp.maps.metrics import anomaly_metrics
+from detectron2_agssp.maps.metrics_stream import MapMetrics
 from detectron2_agssp.maps.store import MapStore, load_map
 
 METRIC_NAMES = ("auroc", "ap", "f1_max", "aupro")
+# The table has three decimals.
+VISIBLE_ERROR = 1e-4
 
 
 def evaluate_map_folder(
@@ -20,7 +22,8 @@ def evaluate_map_folder(
     """Pixel-level metrics by class (the map's ``source``: its image's first folder).
 
     Only images that have a mask are judged; ``<mask_root>/<image's relative path>.png`` or another
-    image suffix. Maps are resized bilinearly, masks by the nearest pixel.
+    image suffix. Maps are resized bilinearly, masks by the nearest pixel. Memory does not grow
+    with the number of images: see :func:`map_folder_metrics` for the (small) error of that.
 
     Args:
         map_root: a map folder.
@@ -36,34 +39,66 @@ def evaluate_map_folder(
         FileNotFoundError: no such folder.
         ValueError: no image has a mask, or the masks of a class (named) hold no defect at all.
     """
+    return table_of(map_folder_metrics(map_root, mask_root, size=size, threshold=threshold))
+
+
+def map_folder_metrics(
+    map_root: str | Path,
+    mask_root: str | Path,
+    *,
+    size: int = 256,
+    threshold: int = 127,
+    num_bins: int = 2**16,
+) -> dict[str, MapMetrics]:
+    """The accumulated metrics of :func:`evaluate_map_folder` by class, in order of its name.
+
+    Args:
+        num_bins: of each class' :class:`~detectron2_agssp.maps.metrics_stream.MapMetrics`, which
+            knows the error bound of its figures; memory is 40 bytes a bin and class.
+        map_root, mask_root, size, threshold: as there, and so are the errors.
+    """
     if size < 0:
         raise ValueError(f"size must be 0 (each image's own) or positive, got {size}.")
     mask_root = Path(mask_root)
     if not mask_root.is_dir():
         raise FileNotFoundError(f"Mask folder {str(mask_root)!r} does not exist.")
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    metrics: dict[str, MapMetrics] = {}
     for source, anomaly_map, mask in _pairs(MapStore(map_root), mask_root, size, threshold):
-        pairs.setdefault(source, []).append((anomaly_map, mask))
-    if not pairs:
+        if source not in metrics:
+            metrics[source] = MapMetrics(num_bins)
+        metrics[source].update(anomaly_map, mask)
+    if not metrics:
         raise ValueError(
             f"None of the images of {map_root} has a mask in {mask_root}. Masks are found by the "
             "image's relative path with a mask's suffix, e.g. scratches/1.jpg -> scratches/1.png."
         )
-    table = {}
-    for source, images in sorted(pairs.items()):
-        maps, masks = zip(*images, strict=True)
+    for source, of_class in metrics.items():
         try:
-            table[source] = {**anomaly_metrics(maps, masks), "images": len(images)}
+            of_class.compute()
         except ValueError as error:
             raise ValueError(
-                f"Class {source!r}, {len(images)} masks with values above {threshold} as defect: "
-                f"{error} Check the mask threshold, or leave out the masks of this class."
+                f"Class {source!r}, {of_class.num_images} masks with values above {threshold} as "
+                f"defect: {error} Check the mask threshold, or leave out the masks of this class."
             ) from error
+    return dict(sorted(metrics.items()))
+
+
+def table_of(metrics: dict[str, MapMetrics]) -> dict[str, dict[str, float]]:
+    """What :func:`evaluate_map_folder` returns, from accumulated metrics by class."""
+    table = {
+        source: {**of_class.compute(), "images": of_class.num_images}
+        for source, of_class in metrics.items()
+    }
     table["mean"] = {
         name: float(np.mean([row[name] for row in table.values()])) for name in METRIC_NAMES
     }
-    table["mean"]["images"] = sum(len(images) for images in pairs.values())
+    table["mean"]["images"] = sum(of_class.num_images for of_class in metrics.values())
     return table
+
+
+def largest_error_bound(metrics: dict[str, MapMetrics]) -> float:
+    """Of all figures of all classes, and so of their mean."""
+    return max(max(of_class.error_bounds().values()) for of_class in metrics.values())
 
 
 def _pairs(store, mask_root, size, threshold) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -78,7 +113,8 @@ def _pairs(store, mask_root, size, threshold) -> Iterator[tuple[str, np.ndarray,
             Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST), bool
         )
         anomaly_map = resize_map(load_map(store.root / entry["map"]), height, width)
-        yield entry["source"], anomaly_map, mask
+        # Interpolation between two ones may round to slightly more than one.
+        yield entry["source"], anomaly_map.clip(0, 1), mask
 
 
 def find_mask(mask_root: Path, image: str) -> Path | None:
@@ -91,8 +127,9 @@ def find_mask(mask_root: Path, image: str) -> Path | None:
     return None
 
 
-def format_table(table: dict[str, dict[str, float]]) -> str:
-    """The table as aligned text."""
+def format_table(table: dict[str, dict[str, float]], error_bound: float = 0.0) -> str:
+    """The table as aligned text, with a footnote where ``error_bound``, that of all its figures
+    (:func:`largest_error_bound`), could show in them."""
     from tabulate import tabulate
 
     headers = ["class", "images", "AUROC", "AP", "F1-max", "AUPRO"]
@@ -100,4 +137,11 @@ def format_table(table: dict[str, dict[str, float]]) -> str:
         [name, row["images"], *(row[metric] for metric in METRIC_NAMES)]
         for name, row in table.items()
     ]
-    return tabulate(rows, headers, floatfmt=".3f", tablefmt="github")
+    # The class may look like a number, and is none.
+    text = tabulate(rows, headers, floatfmt=".3f", tablefmt="github", disable_numparse=[0])
+    if error_bound > VISIBLE_ERROR:
+        text += (
+            f"\nScores were sorted into bins: each figure is within {error_bound:.1e} of the exact "
+            "one (anomaly_metrics)."
+        )
+    return text

@@ -1,8 +1,9 @@
 """Pixel-level figures of anomaly maps against defect masks.
 
-All four are read off one ranking of the pixels by score: as the threshold falls, it accumulates
-true positives, false positives, and, for the per-region overlap (PRO), each region's pixels
-weighted by 1 / its size.
+All four are read off one curve: as the threshold falls, it accumulates true positives, false
+positives, and, for the per-region overlap (PRO), the share of each region that is found. Here the
+curve has a point at every score of the pixels, so the figures are exact and memory grows with the
+images; :class:`~detectron2_agssp.maps.metrics_stream.MapMetrics` has a fixed number of points.
 """
 
 from collections.abc import Sequence
@@ -33,28 +34,17 @@ def anomaly_metrics(
         ValueError: shapes differ, a map is not finite, or there is no defect or no normal pixel,
             or ``max_fpr`` is not in (0, 1].
     """
-    from scipy import ndimage  # slow to import, and rarely needed
-
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
+    check_max_fpr(max_fpr)
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps but {len(masks)} masks.")
     scores, is_defect, region_weight = [], [], []
     num_regions = 0
-    for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
-        anomaly_map, mask = np.asarray(anomaly_map), np.asarray(mask) != 0
-        if anomaly_map.shape != mask.shape or mask.ndim != 2:
-            raise ValueError(
-                f"Map {index} has shape {anomaly_map.shape}, its mask {mask.shape}; both must be "
-                "the same (H, W). Resize the map first."
-            )
-        if not np.isfinite(anomaly_map).all():
-            raise ValueError(f"Map {index} has NaN or infinite values.")
-        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
-        weights = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        weights[0] = 0
-        num_regions += count
+    for index, pair in enumerate(zip(maps, masks, strict=True)):
+        anomaly_map, mask = checked_pair(*pair, index)
+        labels, sizes = label_regions(mask)
+        num_regions += sizes.size - 1
+        # The background, label 0, has no weight.
+        weights = np.append(0.0, 1 / sizes[1:])
         scores.append(anomaly_map.ravel())
         is_defect.append(mask.ravel())
         region_weight.append(weights[labels.ravel()])
@@ -62,21 +52,37 @@ def anomaly_metrics(
         raise ValueError("There are no maps to judge.")
     scores = np.concatenate(scores)
     is_defect = np.concatenate(is_defect)
-    num_defect = int(is_defect.sum())
-    num_normal = is_defect.size - num_defect
+    order = np.argsort(scores)[::-1]  # not of -scores, which unsigned numbers do not have
+    ranked = scores[order]
+    # Thresholds lie between different scores only: equal ones are found together.
+    different = np.flatnonzero(ranked[1:] != ranked[:-1])
+    last_of_equal = np.append(different, np.arange(ranked.size)[-1:])
+    found = np.cumsum(is_defect[order])[last_of_equal]
+    overlap = np.cumsum(np.concatenate(region_weight)[order])[last_of_equal]
+    return figures_of_curve(found, last_of_equal + 1, overlap / max(num_regions, 1), max_fpr)
+
+
+def figures_of_curve(
+    found: np.ndarray, selected: np.ndarray, overlap: np.ndarray, max_fpr: float
+) -> dict[str, float]:
+    """The figures of :func:`anomaly_metrics` from what falling thresholds select.
+
+    Args:
+        found: (K,) int, defect pixels at or above each threshold; rising.
+        selected: (K,) int, all pixels at or above it; strictly rising, the last is every pixel.
+        overlap: (K,) in [0, 1], mean over the regions of their share that is found.
+        max_fpr: in (0, 1].
+
+    Raises:
+        ValueError: there is no defect or no normal pixel.
+    """
+    num_defect = int(found[-1]) if found.size else 0
+    num_normal = int(selected[-1]) - num_defect if found.size else 0
     if num_defect == 0 or num_normal == 0:
         raise ValueError(
             f"The masks have {num_defect} defect and {num_normal} normal pixels; the metrics need "
             "both."
         )
-    order = np.argsort(scores)[::-1]  # not of -scores, which unsigned numbers do not have
-    ranked = scores[order]
-    # Thresholds lie between different scores only: equal ones are found together.
-    last_of_equal = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
-    found = np.cumsum(is_defect[order])[last_of_equal]
-    selected = last_of_equal + 1
-    overlap = np.cumsum(np.concatenate(region_weight)[order])[last_of_equal] / num_regions
-
     recall = found / num_defect
     false_positive_rate = (selected - found) / num_normal
     precision = found / selected
@@ -97,3 +103,32 @@ def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     inside = x <= limit
     end = np.interp(limit, x, y)
     return float(np.trapezoid(np.append(y[inside], end), np.append(x[inside], limit)) / limit)
+
+
+def check_max_fpr(max_fpr: float) -> None:
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
+
+
+def checked_pair(
+    anomaly_map: np.ndarray, mask: np.ndarray, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A map (H, W) and its mask (H, W) bool, as arrays; ``index`` names them in errors."""
+    anomaly_map, mask = np.asarray(anomaly_map), np.asarray(mask) != 0
+    if anomaly_map.shape != mask.shape or mask.ndim != 2:
+        raise ValueError(
+            f"Map {index} has shape {anomaly_map.shape}, its mask {mask.shape}; both must be "
+            "the same (H, W). Resize the map first."
+        )
+    if not np.isfinite(anomaly_map).all():
+        raise ValueError(f"Map {index} has NaN or infinite values.")
+    return anomaly_map, mask
+
+
+def label_regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 8-connected regions of a mask (H, W) bool: their labels (H, W), 0 outside, and pixels
+    of each label (1 + regions,)."""
+    from scipy import ndimage  # slow to import, and rarely needed
+
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    return labels, np.bincount(labels.ravel(), minlength=count + 1)

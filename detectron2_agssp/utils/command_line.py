@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import itertools
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +16,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     ``parse_intermixed_args``, so that they may stand in any order."""
     parser.add_argument("--config-file", default="", metavar="FILE", help="yaml with settings")
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs that override the config")
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--num-gpus`` and the others of ``detectron2.engine.launch``, as in train_net.py."""
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs of this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
+    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0")
 
 
 def config_from(args: argparse.Namespace) -> CfgNode:
@@ -38,3 +48,20 @@ def readable_errors() -> Iterator[None]:
     except (ValueError, OSError, ImportError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def split_config_pairs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Takes the KEY VALUE pairs out of positional arguments of which there are any number, where
+    argparse cannot tell them from pairs; a KEY is in capitals and has a dot.
+
+    Returns:
+        the other arguments, and the pairs one after the other.
+    """
+    others, pairs = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", argument):
+            pairs += [argument, *itertools.islice(remaining, 1)]
+        else:
+            others.append(argument)
+    return others, pairs
