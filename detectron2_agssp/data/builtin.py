@@ -7,6 +7,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from detectron2_agssp.utils.files import datasets_root
+
 from .prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 
 _CLASSES = {"neu_det": NEU_DET_CLASSES, "magnetic_tile": MAGNETIC_TILE_CLASSES}
@@ -22,11 +24,10 @@ def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str
 
     A name that is registered already is left alone.
     """
-    if root is None:
-        root = os.getenv("DETECTRON2_DATASETS", "datasets")
+    parent = datasets_root() if root is None else Path(root).expanduser()
     registered = []
     for dataset in _CLASSES:
-        folder = Path(root).expanduser() / dataset
+        folder = parent / dataset
         found = {path.stem for path in (folder / "annotations").glob("*.json")}
         for split in sorted(found | {"train", "test"}):
             name = f"{dataset}_{split}"

@@ -18,18 +18,34 @@ def datasets_root() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator:
-    """Opens a temporary file beside ``path`` and renames it to ``path`` on success."""
+def atomic_path(path: str | Path, temporary_root: Path | None = None) -> Iterator[Path]:
+    """Yields a free path for a file or a link to be made there; renames it to ``path`` on success
+    and removes it otherwise.
+
+    Args:
+        path: its folder is made if it is missing.
+        temporary_root: folder of the free path, on the same file system; by default ``path``'s.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the name, which may be as long as a name can be.
-    temporary = path.with_name(f".agssp-{uuid.uuid4().hex}.tmp")
+    temporary = (temporary_root or path.parent) / f".agssp-{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w", temporary_root: Path | None = None) -> Iterator:
+    """Opens a temporary file (see :func:`atomic_path`) and renames it to ``path`` on success."""
+    encoding = None if "b" in mode else "utf-8"
+    with (
+        atomic_path(path, temporary_root) as temporary,
+        open(temporary, mode, encoding=encoding) as file,
+    ):
+        yield file
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -4,7 +4,7 @@ Each function returns HTML, or "" where there is nothing to draw.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,10 +24,11 @@ from .svg import (
     wrap,
 )
 
-__all__ = ["bar_chart", "histogram", "line_chart"]
+__all__ = ["bar_chart", "histogram", "histogram_rows", "line_chart"]
 
 _HEIGHT = 300  # px, of histograms and line charts
 _LEFT, _RIGHT = 64, WIDTH - 28  # their plot area
+_ROW = 44  # px, of one histogram among several
 _LONGEST_LABEL = 28  # letters
 
 
@@ -93,13 +94,7 @@ def histogram(
     """Bars of counts; see :meth:`HtmlReport.add_histogram`."""
     numbers = np.asarray(values, np.float64).ravel()
     if edges is not None:
-        counts, limits = numbers, np.asarray(edges, np.float64)
-        if limits.shape != (counts.size + 1,) or not (np.diff(limits) > 0).all():
-            raise ValueError(
-                f"{counts.size} counts expect {counts.size + 1} increasing edges, got {edges!r}"
-            )
-        if not (np.isfinite(counts).all() and (counts >= 0).all()):
-            raise ValueError(f"counts must be finite and not negative, got {values!r}")
+        counts, limits = _counts(values, edges)
     else:
         numbers = numbers[np.isfinite(numbers)]
         if numbers.size == 0:
@@ -107,8 +102,7 @@ def histogram(
         counts, limits = np.histogram(numbers, bins, spread(numbers.min(), numbers.max()))
     if counts.size == 0:
         return ""
-    marked = {name: _number(value) for name, value in (markers or {}).items()}
-    marked = {name: value for name, value in marked.items() if math.isfinite(value)}
+    marked = _finite_markers(markers)
     x_axis = Axis(
         min([limits[0], *marked.values()]), max([limits[-1], *marked.values()]), _LEFT, _RIGHT
     )
@@ -116,21 +110,47 @@ def histogram(
     y_axis = Axis(*round_limits(0, max(counts.max(), 1)), _HEIGHT - 44, top)
 
     parts = [draw_grid(y_axis, _LEFT, _RIGHT), draw_ticks(x_axis, y_axis.start, x_label)]
-    for count, start, end in zip(counts, limits[:-1], limits[1:], strict=True):
-        x1, x2, y = x_axis(start), x_axis(end), y_axis(count)
-        hint = f"{format_number(start)} to {format_number(end)}: {count:,.0f}"
-        parts.append(
-            f'<rect class="s0" x="{x1:.2f}" y="{y:.2f}" width="{max(x2 - x1 - 0.6, 0.4):.2f}" '
-            f'height="{y_axis.start - y:.2f}"><title>{hint}</title></rect>'
-        )
-    for index, (name, value) in enumerate(marked.items()):
-        x = x_axis(value)
-        parts.append(draw_line(x, 8 + 18 * index, x, y_axis.start, "marker"))
-        side, shift = ("end", -6) if x > WIDTH * 0.6 else ("start", 6)
-        parts.append(draw_text(x + shift, 18 + 18 * index, f"{name} {format_number(value)}", side))
+    parts.extend(_draw_bars(counts, limits, x_axis, y_axis))
+    parts.extend(_draw_markers(marked, x_axis, y_axis.start))
     parts.append(draw_line(_LEFT, y_axis.start, _RIGHT, y_axis.start, "axis"))
     total = f"{counts.sum():,.0f} values from {format_number(limits[0])}"
     return wrap(parts, _HEIGHT, f"Histogram of {total} to {format_number(limits[-1])}")
+
+
+def histogram_rows(
+    rows: Mapping[str, Sequence[float]],
+    edges: Sequence[float],
+    *,
+    x_label: str = "",
+    markers: Mapping[str, float] | None = None,
+) -> str:
+    """Histograms below one another; see :meth:`HtmlReport.add_histogram_rows`."""
+    counted = {name: _counts(values, edges) for name, values in rows.items()}
+    if not counted:
+        return ""
+    limits = next(iter(counted.values()))[1]
+    marked = _finite_markers(markers)
+    totals = [f"{counts.sum():,.0f}" for counts, _ in counted.values()]
+    left = 16 + LETTER * min(_LONGEST_LABEL, max(len(str(name)) for name in counted))
+    right = WIDTH - 16 - LETTER * max(len(total) for total in totals)
+    x_axis = Axis(
+        min([limits[0], *marked.values()]), max([limits[-1], *marked.values()]), left, right
+    )
+    top = 8 + 18 * len(marked)
+    bottom = top + _ROW * len(counted)
+
+    parts = [draw_ticks(x_axis, bottom, x_label, grid_top=top)]
+    for row, ((name, (counts, _)), total) in enumerate(zip(counted.items(), totals, strict=True)):
+        base = top + _ROW * (row + 1)
+        # Each to its own height: the shapes are compared, the totals are written.
+        y_axis = Axis(0, max(counts.max(), 1), base, base - _ROW + 8)
+        parts.append(draw_text(left - 8, base - 6, str(name), "end", "label", _LONGEST_LABEL))
+        parts.extend(_draw_bars(counts, limits, x_axis, y_axis))
+        parts.append(draw_text(right + 8, base - 6, total, "start"))
+        parts.append(draw_line(left, base, right, base, "axis"))
+    parts.extend(_draw_markers(marked, x_axis, bottom))
+    summary = f"Histograms of {', '.join(str(name) for name in counted)}"
+    return wrap(parts, bottom + (44 if x_label else 26), summary)
 
 
 def line_chart(
@@ -178,6 +198,42 @@ def line_chart(
                 )
     summary = f"Line chart of {', '.join(str(name) for name in lines)}"
     return draw_legend(list(lines)) + wrap(parts, _HEIGHT, summary)
+
+
+def _counts(counts, edges) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (B,) and their bin limits (B + 1,), checked."""
+    counts, limits = np.asarray(counts, np.float64).ravel(), np.asarray(edges, np.float64)
+    if limits.shape != (counts.size + 1,) or not (np.diff(limits) > 0).all():
+        raise ValueError(
+            f"{counts.size} counts expect {counts.size + 1} increasing edges, got {edges!r}"
+        )
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise ValueError(f"counts must be finite and not negative, got {counts!r}")
+    return counts, limits
+
+
+def _finite_markers(markers: Mapping[str, float] | None) -> dict[str, float]:
+    marked = {name: _number(value) for name, value in (markers or {}).items()}
+    return {name: value for name, value in marked.items() if math.isfinite(value)}
+
+
+def _draw_bars(counts, limits, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
+    for count, start, end in zip(counts, limits[:-1], limits[1:], strict=True):
+        x1, x2, y = x_axis(start), x_axis(end), y_axis(count)
+        hint = f"{format_number(start)} to {format_number(end)}: {count:,.0f}"
+        yield (
+            f'<rect class="s0" x="{x1:.2f}" y="{y:.2f}" width="{max(x2 - x1 - 0.6, 0.4):.2f}" '
+            f'height="{y_axis.start - y:.2f}"><title>{hint}</title></rect>'
+        )
+
+
+def _draw_markers(marked: Mapping[str, float], x_axis: Axis, bottom: float) -> Iterator[str]:
+    """Vertical lines down to ``bottom``, their names above one another at the top."""
+    for index, (name, value) in enumerate(marked.items()):
+        x = x_axis(value)
+        yield draw_line(x, 8 + 18 * index, x, bottom, "marker")
+        side, shift = ("end", -6) if x > WIDTH * 0.6 else ("start", 6)
+        yield draw_text(x + shift, 18 + 18 * index, f"{name} {format_number(value)}", side)
 
 
 def _number(value: float | None) -> float:

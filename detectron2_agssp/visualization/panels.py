@@ -18,6 +18,7 @@ __all__ = [
     "colorize",
     "draw_boxes",
     "draw_mask",
+    "message_tile",
     "overlay",
     "panel_row",
     "stack_rows",
@@ -92,10 +93,10 @@ def panel_row(tiles: Sequence[np.ndarray], titles: Sequence[str], height: int = 
 
     Args:
         tiles: at least one (H, W, 3) RGB or (H, W) grey uint8 picture, of any sizes. Each is
-            scaled to ``height``, aspect kept; one wider than 4 times its height, or narrower than
-            half of it, is centred in a cell of that shape.
+            scaled to ``height``, aspect kept, but at most to 4 times that width, and centred in a
+            cell as high as the highest of them and at least half as wide as ``height``.
         titles: one string a tile; one too long for its tile is made smaller, then cut.
-        height: height of the tiles in pixels.
+        height: height of the tiles in pixels; a row of nothing but wider tiles is lower.
 
     Returns:
         One (rows, columns, 3) RGB uint8 picture on white.
@@ -107,13 +108,14 @@ def panel_row(tiles: Sequence[np.ndarray], titles: Sequence[str], height: int = 
         )
     if height < 1:
         raise ValueError(f"height must be at least 1 pixel, got {height}")
+    pictures = [_fit(as_rgb(tile), height) for tile in tiles]
+    highest = max(picture.shape[0] for picture in pictures)
     cells = []
-    for tile, title in zip(tiles, titles, strict=True):
-        picture = _fit(as_rgb(tile), height)
+    for picture, title in zip(pictures, titles, strict=True):
         rows, columns = picture.shape[:2]
         cell_width = max(columns, round(_NARROWEST * height))
-        cell = np.full((height, cell_width, 3), _MOUNT, np.uint8)
-        top, left = (height - rows) // 2, (cell_width - columns) // 2
+        cell = np.full((highest, cell_width, 3), _MOUNT, np.uint8)
+        top, left = (highest - rows) // 2, (cell_width - columns) // 2
         cell[top : top + rows, left : left + columns] = picture
         cells.append(np.vstack([_caption(title, cell_width), cell]))
     gap = np.full((cells[0].shape[0], _GAP, 3), _PAPER, np.uint8)
@@ -138,6 +140,17 @@ def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
         sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
         top += picture.shape[0] + _GAP
     return sheet
+
+
+def message_tile(text: str, height: int, width: int) -> np.ndarray:
+    """A grey picture (height, width, 3) with a line of text, in place of one that is missing."""
+    tile = np.full((height, width, 3), _MOUNT, np.uint8)
+    coverage = fit_text(
+        text, min(max(9, min(height, width) // 12), height), max(width * 9 // 10, 1)
+    )
+    top, left = (height - coverage.shape[0]) // 2, (width - coverage.shape[1]) // 2
+    paint_text(tile, coverage, left, top, _INK)
+    return tile
 
 
 def anomaly_panel(

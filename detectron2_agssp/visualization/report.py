@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from detectron2_agssp.utils.files import atomic_write
+
 from . import charts
 from .markup import embed_image, escape, format_number, table
 from .page import render_page
@@ -152,6 +154,27 @@ class HtmlReport:
         chart = charts.histogram(values, bins=bins, edges=edges, x_label=x_label, markers=markers)
         self._add_chart(chart, caption)
 
+    def add_histogram_rows(
+        self,
+        rows: Mapping[str, Sequence[float]],
+        edges: Sequence[float] | np.ndarray,
+        caption: str = "",
+        *,
+        x_label: str = "",
+        markers: Mapping[str, float] | None = None,
+    ) -> None:
+        """Add histograms below one another, to compare their shapes.
+
+        Args:
+            rows: name -> B counts. Each row is drawn to its own height, its total beside it.
+            edges: B + 1 increasing bin limits, common to all.
+            caption: a line below.
+            x_label: what the values are, with their unit.
+            markers: name -> value of vertical lines through all rows.
+        """
+        chart = charts.histogram_rows(rows, edges, x_label=x_label, markers=markers)
+        self._add_chart(chart, caption)
+
     def add_line_chart(
         self,
         series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -198,14 +221,8 @@ class HtmlReport:
             The path.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because only there can a file be replaced in one step.
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_text(self.to_html(), encoding="utf-8")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(target) as file:
+            file.write(self.to_html())
         return target
 
     def _add(self, block: str) -> None:

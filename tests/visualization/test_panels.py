@@ -9,6 +9,7 @@ from detectron2_agssp.visualization import (
     colorize,
     draw_boxes,
     draw_mask,
+    message_tile,
     overlay,
     panel_row,
     stack_rows,
@@ -146,6 +147,13 @@ class TestRows:
         row = panel_row([gray(10, 4000), gray(4000, 10)], ["wide", "narrow " * 30], height=100)
         assert row.shape[1] == 400 + 6 + 50
 
+    def test_a_row_of_very_wide_tiles_is_as_high_as_they_are(self):
+        row = panel_row([gray(20, 800, 10), gray(10, 800, 20)], ["a", "b"], height=100)
+        alone = panel_row([gray(50, 50)], ["a"], height=10)
+        assert row.shape == (alone.shape[0], 400 + 6 + 400, 3)
+        assert (row[-1, :400] == 10).all()
+        assert (row[-1, 406:] != 20).all(), "the lower one is centred"
+
     def test_rows_are_padded_to_one_width(self):
         sheet = stack_rows([gray(20, 50, 0), gray(30, 80, 0)])
         assert sheet.shape == (56, 80, 3)
@@ -211,3 +219,17 @@ class TestAnomalyPanel:
     def test_number_of_scores(self):
         with pytest.raises(ValueError, match="got 2 for 1 boxes"):
             anomaly_panel(gray(9, 9), boxes=[[0, 0, 5, 5]], scores=[0.5, 0.4])
+
+
+class TestMessageTile:
+    @pytest.mark.parametrize("size", [(80, 200), (200, 80), (3, 3), (1, 500), (500, 1)])
+    def test_has_the_size_asked_for(self, size):
+        tile = message_tile("image is not there", *size)
+        assert tile.shape == (*size, 3)
+        assert tile.dtype == np.uint8
+
+    def test_text_is_in_the_middle(self):
+        dark = message_tile("gone", 100, 300).min(axis=2) < 100
+        rows, columns = (np.flatnonzero(dark.any(axis=axis)) for axis in (1, 0))
+        assert 30 < rows.min() <= rows.max() < 70
+        assert columns.min() + columns.max() == pytest.approx(300, abs=4)

@@ -63,6 +63,7 @@ def full_report(text="plain"):
     report.add_images(text, [(text, image(200, 150)), ("", image(60, 900, 1))])
     report.add_bar_chart([text, "b"], {text: [0.5, -0.2], "other": [None, 1]}, text, x_label=text)
     report.add_histogram(image(9, 9), text, x_label=text, markers={text: 3.0})
+    report.add_histogram_rows({text: [1], "b": [0]}, [0, 1], text, x_label=text)
     report.add_line_chart(
         {text: ([0, 1, 2], [1.0, np.nan, 3.0]), "b": ([0], [1])}, text, x_label=text, y_label=text
     )
@@ -248,6 +249,28 @@ def test_histogram_of_counts():
         report.add_histogram([1, 4, 0], edges=[0, 1, 2])
     with pytest.raises(ValueError, match="not negative"):
         report.add_histogram([1, -4], edges=[0, 1, 2])
+
+
+def test_histograms_in_rows():
+    report = HtmlReport("t")
+    rows = {"few": [1, 0, 2], "many": [1000, 500, 0], "none": [0, 0, 0]}
+    report.add_histogram_rows(rows, [0, 1, 2, 4], x_label="x", markers={"limit": 3})
+    page = Page(report.to_html())
+    heights = np.array([float(bar["height"]) for bar in page.all("rect")]).reshape(3, 3)
+    # Each row has its own height, all have one axis.
+    assert heights[0, 2] == heights[1, 0] == heights.max()
+    assert heights[0, 0] == pytest.approx(heights[0, 2] / 2, abs=0.1)
+    assert not heights[2].any()
+    left = np.array([float(bar["x"]) for bar in page.all("rect")]).reshape(3, 3)
+    assert (left == left[0]).all()
+    text = "".join(page.text)
+    for part in ("few", "many", "1,500", "limit 3.000", "x"):
+        assert part in text
+    with pytest.raises(ValueError, match="2 counts expect 3 increasing edges"):
+        report.add_histogram_rows({"a": [1, 2]}, [0, 1])
+    report = HtmlReport("t")
+    report.add_histogram_rows({}, [0, 1])
+    assert "No values." in report.to_html()
 
 
 def test_nan_interrupts_a_line():

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from detectron2_agssp.utils.files import atomic_path, atomic_write, datasets_root
+
 # Lists what the last run put here, so that the next one can remove what it no longer wants, and
 # only that: an image that moved from train to test has to leave train.
 _PLACED = ".prepared.json"
@@ -13,7 +15,7 @@ _PLACED = ".prepared.json"
 
 def default_output(dataset: str) -> Path:
     """``$DETECTRON2_DATASETS/<dataset>``; the variable defaults to ``datasets``, as elsewhere."""
-    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser() / dataset
+    return datasets_root() / dataset
 
 
 def checked_output(output: Path, source: Path) -> Path:
@@ -36,13 +38,8 @@ def read_json(path: Path) -> object:
 
 def write_json(path: Path, content: object) -> None:
     """Writes the file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(json.dumps(content))
 
 
 def claim_files(output: Path, wanted: set[str]) -> None:
@@ -66,18 +63,12 @@ def place_file(source: Path, target: Path, copy: bool) -> None:
     """
     if _is_placed(source, target, copy):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(target)
-    temporary.unlink(missing_ok=True)
-    try:
+    with atomic_path(target) as temporary:
         if copy or not _link(source, temporary):
             # Not copystat: a copy of a read-only file should be removable.
             shutil.copyfile(source, temporary)
             times = source.stat()
             os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -97,7 +88,3 @@ def _is_placed(source: Path, target: Path, copy: bool) -> bool:
     # this time; a copy that is as new and as long as its source does as well.
     here, there = target.stat(), source.stat()
     return (here.st_size, int(here.st_mtime)) == (there.st_size, int(there.st_mtime))
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

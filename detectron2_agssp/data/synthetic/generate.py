@@ -11,6 +11,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from detectron2_agssp.utils.files import atomic_write
+
 from .defects import CLASSES, Defect, tight_box
 from .render import SPLITS, plan_image, render_image
 from .surfaces import SURFACES
@@ -249,7 +251,5 @@ def _write_text(path: Path, text: str) -> None:
 
 def _write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one step: whoever finds it finds it complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with atomic_write(path, "wb") as file:
+        file.write(content)

@@ -1,0 +1,200 @@
+"""Pictures of stored maps: each image beside its map, overlay and pseudo-boxes."""
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.maps.folder_summary import Smallest, seeded_rank
+from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.maps.threshold import box_threshold_from_config
+from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.visualization import anomaly_panel, message_tile
+
+
+class MapPainter:
+    """Draws entries of a map folder's manifest.
+
+    An image that is not there any more is replaced by a tile that says so.
+
+    Args:
+        cfg: boxes are cut by ``cfg.AGSSP.BOXES``.
+        map_root: the map folder.
+        threshold: of the boxes, in [0, 1); None for the folder's own by ``cfg``.
+        image_root: folder that the manifest's paths are relative to; None for the recorded one.
+
+    Attributes:
+        image_root: as given or recorded; "" if neither.
+        missing: how many images could not be shown.
+    """
+
+    def __init__(
+        self,
+        cfg,
+        map_root: str | Path,
+        *,
+        threshold: float | None = None,
+        image_root: str | Path | None = None,
+    ):
+        self.store = MapStore(map_root)
+        self.boxes = cfg.AGSSP.BOXES
+        self.threshold = (
+            box_threshold_from_config(cfg, map_root) if threshold is None else threshold
+        )
+        self.image_root = find_image_root(map_root, image_root)
+        # That of the maps, so that the image is shown as the scorer saw it.
+        recorded = self.store.read_scorer() or {}
+        self.bit_depth = recorded.get("BIT_DEPTH", cfg.AGSSP.INPUT.BIT_DEPTH)
+        self.missing = 0
+
+    def __call__(
+        self, entry: dict, height: int = 224, title: bool = False
+    ) -> tuple[str, np.ndarray]:
+        """A caption (path, score, source) and the panel, RGB uint8.
+
+        Args:
+            entry: of the manifest.
+            height: of the tiles, pixels.
+            title: write the caption above the tiles as well.
+
+        Raises:
+            FileNotFoundError, ValueError: the map is missing or damaged (named).
+        """
+        anomaly_map = load_map(self.store.root / entry["map"])
+        rows, columns = entry["height"], entry["width"]
+        image, remark = self._read(entry)
+        boxes, scores = boxes_from_map(
+            anomaly_map, rows, columns, self.threshold, self.boxes.MAX_BOXES, self.boxes.NMS_IOU
+        )
+        caption = f"{entry['image']}, score {entry['score']:.3f}, source: {entry['source']}{remark}"
+        panel = anomaly_panel(
+            image, anomaly_map, boxes, scores, title=caption if title else "", height=height
+        )
+        return caption, panel
+
+    def _read(self, entry: dict) -> tuple[np.ndarray, str]:
+        """The image (height, width, 3) of the manifest's size, and what there is to say of it."""
+        rows, columns = entry["height"], entry["width"]
+        # Not pathlib, which would take the double slash out of "s3://bucket".
+        path = os.path.join(self.image_root, entry["image"])
+        try:
+            image = read_image(path, bit_depth=self.bit_depth)
+        except FileNotFoundError:
+            self.missing += 1
+            return message_tile("image is not there", rows, columns), " (the image is not there)"
+        except (OSError, ValueError) as error:
+            self.missing += 1
+            return message_tile("image cannot be read", rows, columns), f" ({error})"
+        if image.shape[:2] == (rows, columns):
+            return image, ""
+        remark = (
+            f" (the file is now {image.shape[1]} x {image.shape[0]} pixels, its map was made of "
+            f"{columns} x {rows})"
+        )
+        return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), remark
+
+
+def write_map_panels(
+    cfg,
+    map_root: str | Path,
+    output: str | Path,
+    *,
+    images: Sequence[str] = (),
+    num: int | None = 16,
+    seed: int = 0,
+    image_root: str | Path | None = None,
+    height: int = 320,
+    progress: bool = True,
+) -> list[Path]:
+    """Writes panels (image, map, overlay, pseudo-boxes) as ``<output>/<image>.png``.
+
+    Args:
+        cfg: boxes are cut by ``cfg.AGSSP.BOXES``.
+        map_root: the map folder.
+        output: folder to write.
+        images: paths as in the manifest, or patterns of them (``*`` also matches ``/``), or either
+            with the image folder before it; empty for all images.
+        num: at most so many of them, a seeded sample; None for all.
+        seed: of the sample.
+        image_root: folder that the manifest's paths are relative to; None for the recorded one.
+        height: of the tiles, pixels.
+        progress: show a progress bar.
+
+    Returns:
+        The files, in the manifest's order.
+
+    Raises:
+        FileNotFoundError: no manifest, no ``image_root``, or a map is missing (named).
+        ValueError: the manifest is empty, nothing in it matches one of ``images`` (named), or a map
+            is damaged (named).
+    """
+    if num is not None and num < 1:
+        raise ValueError(f"The number of panels must be 1 or more, got {num}.")
+    store = MapStore(map_root)
+    entries = list(_chosen(store, images, num, seed, find_image_root(map_root, image_root)))
+    draw = MapPainter(cfg, map_root, image_root=image_root)
+    written = []
+    for entry in tqdm(entries, desc="panels", unit="img", disable=not progress):
+        _, panel = draw(entry, height, title=True)
+        path = Path(output) / f"{entry['image']}.png"
+        _, encoded = cv2.imencode(".png", np.ascontiguousarray(panel[:, :, ::-1]))
+        with atomic_write(path, "wb") as file:
+            file.write(encoded.tobytes())
+        written.append(path)
+    return written
+
+
+def find_image_root(map_root: str | Path, image_root: str | Path | None = None) -> str:
+    """The image folder: as given, else as ``scorer.json`` records it, else "".
+
+    Raises:
+        FileNotFoundError: the given one does not exist.
+    """
+    if image_root is None:
+        return str((MapStore(map_root).read_scorer() or {}).get("image_root", ""))
+    from detectron2.utils.file_io import PathManager
+
+    if not PathManager.isdir(os.fspath(image_root)):
+        raise FileNotFoundError(f"Image folder {os.fspath(image_root)!r} does not exist.")
+    return os.fspath(image_root)
+
+
+def _chosen(store: MapStore, images, num: int | None, seed: int, image_root: str) -> Iterator[dict]:
+    patterns = {pattern: _relative(str(pattern), image_root) for pattern in images}
+    unmatched = set(patterns)
+    chosen = Smallest(num) if num is not None else None
+    every, position = [], 0
+    for position, entry in enumerate(store.entries(), start=1):
+        name = entry["image"]
+        # Also as it is: brackets in a name would otherwise be taken for a pattern.
+        hits = {p for p, r in patterns.items() if r == name or fnmatch.fnmatchcase(name, r)}
+        unmatched -= hits
+        if patterns and not hits:
+            continue
+        if chosen is None:
+            every.append((position, entry))
+        else:
+            chosen.add(seeded_rank(seed, name), (position, entry))
+    if position == 0:
+        raise ValueError(f"The manifest of {store.root} is empty: there are no maps to draw.")
+    if unmatched:
+        raise ValueError(
+            f"No image of {store.root} matches {', '.join(sorted(map(repr, unmatched)))}. Expected "
+            "paths as in its manifest.jsonl, or patterns such as 'line1/*'."
+        )
+    selection = every if chosen is None else chosen.items()
+    return (entry for _, entry in sorted(selection, key=lambda item: item[0]))
+
+
+def _relative(pattern: str, image_root: str) -> str:
+    """``pattern`` without the image folder, should it start with that (as a shell expands it)."""
+    if not image_root:
+        return pattern
+    here, root = os.path.abspath(pattern), os.path.abspath(image_root)
+    return here[len(root) + 1 :] if here.startswith(f"{root}{os.sep}") else pattern

@@ -1,0 +1,55 @@
+"""What ``scorer.json`` says of how a folder's maps were made, for people."""
+
+from typing import Any
+
+
+def readable_settings(scorer: dict | None) -> dict[str, Any]:
+    """The parts of ``scorer.json`` that tell one scorer from another, by readable names.
+
+    Args:
+        scorer: content of ``scorer.json``; None gives no settings.
+
+    Returns:
+        "scorer", "model", "weights", "image size" and "calibration" where they are recorded, the
+        other settings under their own names, then "fingerprint" and "image root".
+    """
+    if scorer is None:
+        return {}
+    settings = dict(scorer.get("SCORER", {}))
+    name = str(scorer.get("scorer", settings.pop("NAME", "unknown")))
+    settings.pop("NAME", None)
+    nodes = {key: settings.pop(key) for key in list(settings) if isinstance(settings[key], dict)}
+    shown = {"scorer": name, **_model(name, settings, nodes)}
+    if "IMAGE_SIZE" in settings:
+        shown["image size"] = f"{settings.pop('IMAGE_SIZE')} pixels a side"
+    calibration = scorer.get("calibration", {})
+    if {"low", "high"} <= set(calibration):
+        shown["calibration"] = (
+            f"raw score {calibration['low']:.4g} becomes 0, {calibration['high']:.4g} becomes 1"
+        )
+    own = nodes.get(name.upper(), {})
+    shown.update({f"{name.upper()}.{key}": str(value) for key, value in own.items()})
+    shown.update({key: str(value) for key, value in settings.items()})
+    if scorer.get("defects"):
+        shown["described defects"] = ", ".join(map(str, scorer["defects"]))
+    for key in ("fingerprint", "image_root"):
+        if key in scorer:
+            shown[key.replace("_", " ")] = str(scorer[key])
+    return shown
+
+
+def _model(name: str, settings: dict, nodes: dict[str, dict]) -> dict[str, str]:
+    """The network of the scorer, and its weights; without the settings that another would use."""
+    features = "clip" if name == "kead" else settings.get("FEATURES", "timm")
+    timm = settings.pop("MODEL", None), settings.pop("WEIGHTS", None)
+    if features == "clip":
+        clip = nodes.get("KEAD", {})
+        model, weights = clip.get("MODEL"), clip.get("PRETRAINED")
+    elif features == "detectron2":
+        model, weights = "the config's MODEL.BACKBONE", None
+    else:
+        model, weights = timm
+    shown = {} if model is None else {"model": str(model)}
+    if weights is not None:
+        shown["weights"] = str(weights) or "random"
+    return shown
