@@ -22,28 +22,83 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.NAME = "mahalanobis"
     # "" takes CUDA where there is one, else the CPU; or a torch device such as "cuda:1".
     scorer.DEVICE = ""
-    # Feature extractor: any timm model with `features_only`.
+    # Patch features of the scorers without text: "timm" (MODEL, WEIGHTS, STRIDES), "detectron2"
+    # (MODEL.BACKBONE, MODEL.WEIGHTS, IN_FEATURES) or "clip" (KEAD.MODEL, PRETRAINED,
+    # FEATURE_LAYERS).
+    scorer.FEATURES = "timm"
+    # Any timm model with `features_only`.
     scorer.MODEL = "tf_efficientnet_lite0"
     # "" random; "timm" downloads timm's default weights; "pip:efficientnet-lite0"; or a path.
     scorer.WEIGHTS = PIP_LITE0_WEIGHTS
-    # Images are resized to this square, pixels a side; maps have side / (smallest stride) cells.
-    scorer.IMAGE_SIZE = 384
     # Feature levels, as strides in pixels of the resized image.
     scorer.STRIDES = (8, 16)
+    # Feature levels by the backbone's names, such as ("res3", "res4"); () takes all.
+    scorer.IN_FEATURES = ()
     # Side of the local average over each level, cells, odd; 1 switches it off.
     scorer.POOL_SIZE = 3
     # Subtract each image's mean feature: what is odd within its own image.
     scorer.CENTER = True
+    # Of the network: "fp32", "bf16" or "fp16".
+    scorer.PRECISION = "fp32"
+    # "square": images are resized to IMAGE_SIZE x IMAGE_SIZE pixels; "aspect": to as many pixels,
+    # in their own aspect ratio; "tile": overlapping tiles of IMAGE_SIZE pixels, for large images.
+    scorer.RESIZE = "square"
+    # Pixels a side; maps have side / (smallest stride) cells.
+    scorer.IMAGE_SIZE = 384
+    # Of neighbouring tiles, as a share of their side, in [0, 0.5].
+    scorer.TILE_OVERLAP = 0.25
+    # Images are scaled by it before they are tiled.
+    scorer.TILE_SCALE = 1.0
     # Images a batch, and processes that decode them (0: the main one).
     scorer.BATCH_SIZE = 16
     scorer.NUM_WORKERS = 2
     # Images used for fitting: 0 takes all, else a sample of this many.
     scorer.FIT_IMAGES = 0
+    # For `memory` and KeAD's few-shot maps: images, folders or patterns ("good/*.png") below the
+    # image folder or absolute, or a .txt file of them; and so many at random beside those.
+    scorer.NORMAL_IMAGES = ()
+    scorer.NORMAL_SAMPLE = 0
     # Of the samples, and of random weights.
     scorer.SEED = 0
+
     scorer.MAHALANOBIS = CfgNode()
     # Ridge on the covariance, as a share of its mean variance.
     scorer.MAHALANOBIS.SHRINKAGE = 0.3
+
+    scorer.MUTUAL = CfgNode()
+    # Images of its own source that each image is compared with, at most.
+    scorer.MUTUAL.REFERENCES = 32
+    # Share of them, the most similar for each patch, whose distances count.
+    scorer.MUTUAL.LOWEST = 0.3
+    # Sides of the local averages, cells, odd; the scores are averaged.
+    scorer.MUTUAL.NEIGHBOURHOODS = (1, 3, 5)
+
+    scorer.MEMORY = CfgNode()
+    # Patches kept, and patches (a uniform sample of all) that they are chosen from.
+    scorer.MEMORY.SIZE = 4096
+    scorer.MEMORY.CANDIDATES = 100_000
+
+    kead = scorer.KEAD = CfgNode()
+    # A ViT of open_clip, and its weights: a path, or a tag of open_clip's ("" random).
+    kead.MODEL = "ViT-B-16-plus-240"
+    kead.PRETRAINED = "laion400m_e32"
+    # A tag that is not in the local cache may be downloaded.
+    kead.ALLOW_DOWNLOAD = False
+    # Descriptions of objects and their defects: a built-in (such as "neu_det", "metal_surface") or
+    # a yaml file; and which object of it ("": the only one).
+    kead.DESCRIPTIONS = "metal_surface"
+    kead.OBJECT = ""
+    # "zero_shot" (texts), "few_shot" (normal images) or "both".
+    kead.MODE = "zero_shot"
+    # Blocks whose patches are compared, from 1; (3, 12, 12, 12) is what the published code does.
+    kead.FEATURE_LAYERS = (3, 6, 9, 12)
+    # Last blocks with a V-V path, and whether it accumulates.
+    kead.NUM_VV_BLOCKS = 9
+    kead.RESIDUAL = True
+    # Of the softmax between the normal and the anomalous text.
+    kead.TEMPERATURE = 0.07
+    # Also keep a map per described defect.
+    kead.DEFECT_MAPS = False
 
     # Raw scores are mapped linearly: this quantile to 0, that one to 1 (over all cells of the
     # sampled images), and clipped.

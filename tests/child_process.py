@@ -30,6 +30,17 @@ def run_in_child(function: Callable, *arguments) -> int:
     return process.exitcode
 
 
+def run_and_kill(function: Callable, *arguments, after: float) -> bool:
+    """Calls an importable function in a process of its own, and kills that after so many seconds;
+    False if it had ended by then."""
+    process = _context.Process(target=function, args=arguments)
+    process.start()
+    process.join(timeout=after)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
 def run_script(script: Path, *arguments, output: Path) -> Finished:
     """Runs ``script`` as from the command line; ``output`` is a folder for what it prints."""
     files = [output / "stdout.txt", output / "stderr.txt"]

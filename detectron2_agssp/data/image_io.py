@@ -27,29 +27,59 @@ class UnreadableImageError(ValueError):
 def list_images(root: str | Path) -> Iterator[str]:
     """Yields the images below ``root`` as relative POSIX paths, in a fixed (sorted) order.
 
-    Folders are walked one at a time, so memory does not grow with the number of images.
+    Folders are walked one at a time, so memory does not grow with the number of images, but for
+    the names of the largest folder.
+
+    Args:
+        root: a folder, or a URL of one that Detectron2's PathManager can list.
 
     Raises:
         FileNotFoundError: ``root`` is not a folder.
     """
     root = os.fspath(root)
-    if not os.path.isdir(root):
+    remote = "://" in root
+    if remote:
+        from detectron2.utils.file_io import PathManager
+    if not (PathManager.isdir(root) if remote else os.path.isdir(root)):
         raise FileNotFoundError(f"Image folder {root!r} does not exist or is not a folder.")
-    yield from _walk(root, "")
+    yield from _walk(root, "", _list_remote if remote else _list_local)
 
 
-def _walk(folder: str, prefix: str) -> Iterator[str]:
+def _list_local(folder: str) -> list[tuple[str, bool]]:
+    """Names, and whether they are folders to walk into."""
     with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
+        return [
+            # A link to a folder above would never end.
+            (entry.name, is_folder)
+            for entry in scan
+            if not (is_folder := entry.is_dir())
+            or not (entry.is_symlink() and _is_above(entry.path, folder))
+        ]
+
+
+def _list_remote(folder: str) -> list[tuple[str, bool]]:
+    from detectron2.utils.file_io import PathManager
+
+    names = [name.rstrip("/") for name in PathManager.ls(folder)]
+    # An image's suffix saves asking for each.
+    return [
+        (name, not _is_image(name) and PathManager.isdir(f"{folder.rstrip('/')}/{name}"))
+        for name in names
+    ]
+
+
+def _walk(folder: str, prefix: str, list_folder) -> Iterator[str]:
+    for name, is_folder in sorted(list_folder(folder)):
+        if name.startswith("."):
             continue
-        if entry.is_dir():
-            if entry.is_symlink() and _is_above(entry.path, folder):
-                continue  # would never end
-            yield from _walk(entry.path, f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield prefix + entry.name
+        if is_folder:
+            yield from _walk(f"{folder.rstrip('/')}/{name}", f"{prefix}{name}/", list_folder)
+        elif _is_image(name):
+            yield prefix + name
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _is_above(link: str, folder: str) -> bool:

@@ -1,6 +1,7 @@
 """Unlabelled images with anomaly maps as Detectron2 data sets."""
 
 import json
+import os
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,16 +25,17 @@ def load_unlabeled(image_root: str | Path, map_root: str | Path) -> list[dict]:
         FileNotFoundError: no such folders.
         ValueError: the manifest is empty or damaged.
     """
-    image_root, store = Path(image_root), MapStore(map_root)
-    if not image_root.is_dir():
+    image_root, store = str(image_root), MapStore(map_root)
+    # A URL is read through iopath, which says what is missing.
+    if "://" not in image_root and not os.path.isdir(image_root):
         raise FileNotFoundError(
-            f"Image folder {str(image_root)!r} of the maps in {store.root} does not exist. If the "
+            f"Image folder {image_root!r} of the maps in {store.root} does not exist. If the "
             "images moved, call detectron2_agssp.data.register_unlabeled(name, image_root, "
             "map_root) with their new place."
         )
     dicts = [
         {
-            "file_name": str(image_root / entry["image"]),
+            "file_name": os.path.join(image_root, entry["image"]),
             "image_id": entry["image"],
             "height": entry["height"],
             "width": entry["width"],

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from detectron2_agssp.config import settings_of
@@ -18,21 +17,24 @@ RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
 
 
 def record_scorer(
-    cfg, scorer: AnomalyScorer, calibration: Calibration, store: MapStore, image_root: Path
+    cfg, scorer: AnomalyScorer, calibration: Calibration, store: MapStore, image_root: str
 ) -> None:
     """Writes the fitted scorer into a map folder: settings, fingerprint, calibration, arrays."""
     info = {
         **_settings(cfg),
-        "image_root": str(image_root),
+        "image_root": image_root,
         "scorer": cfg.AGSSP.SCORER.NAME,
         "fingerprint": _fingerprint(scorer),
         "calibration": {"low": calibration.low, "high": calibration.high},
     }
-    store.write_scorer(info, _learned_state(scorer))
+    if scorer.defect_names:
+        info["defects"] = list(scorer.defect_names)
+    learned = {name: tensor.cpu().numpy() for name, tensor in scorer.learned_state().items()}
+    store.write_scorer(info, learned)
 
 
 def restore_scorer(
-    cfg, scorer: AnomalyScorer, store: MapStore, image_root: Path | None = None
+    cfg, scorer: AnomalyScorer, store: MapStore, image_root: str | None = None
 ) -> Calibration | None:
     """Loads a map folder's fitted state into ``scorer``; None where there is none yet.
 
@@ -50,7 +52,7 @@ def restore_scorer(
         return None
     expected = _settings(cfg)
     if image_root is not None:
-        expected["image_root"] = str(image_root)
+        expected["image_root"] = image_root
     differences = list(_differences({key: info.get(key) for key in expected}, expected))
     if differences:
         raise ValueError(
@@ -59,7 +61,7 @@ def restore_scorer(
             + "\nChoose another output folder, or delete this one to make its maps anew."
         )
     state = {name: torch.from_numpy(array) for name, array in store.read_scorer_state().items()}
-    scorer.load_state_dict(state, strict=False)
+    scorer.load_learned_state(state)
     if _fingerprint(scorer) != info["fingerprint"]:
         raise ValueError(
             f"The scorer's weights are not those that {store.root} was made with (fingerprint "
@@ -91,6 +93,11 @@ def _settings(cfg) -> dict:
     scorer = settings_of(cfg.AGSSP.SCORER)
     for key in RUNTIME_KEYS:
         scorer.pop(key)
+    # Of the scorers' own nodes only those that count here; CLIP's features are under KEAD.
+    used = {scorer["NAME"].upper(), "KEAD" if scorer["FEATURES"] == "clip" else ""}
+    for key in [key for key, value in scorer.items() if isinstance(value, dict)]:
+        if key not in used:
+            scorer.pop(key)
     return {
         "SCORER": scorer,
         "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
@@ -105,15 +112,6 @@ def _fingerprint(scorer: AnomalyScorer) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _learned_state(scorer: AnomalyScorer) -> dict[str, np.ndarray]:
-    """The scorer's own buffers, without its feature extractor's weights."""
-    return {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in scorer.state_dict().items()
-        if not name.startswith("features.")
-    }
 
 
 def _differences(there: dict, here: dict, prefix: str = "") -> Iterator[str]:

@@ -3,24 +3,28 @@
 Images are decoded by worker processes and scored in fixed chunks of consecutive images. A chunk
 with anything missing is scored again as a whole: a result may depend, in its last bits, on the
 batch it was computed in, and a resumed run must end with the same bytes as an undisturbed one.
+Shards take every n-th chunk, for the same reason.
 """
 
-import json
+import contextlib
+import errno
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
-from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader, chunks, sample_paths
-from detectron2_agssp.maps.store import MapStore, PathSet, sees_nothing
-from detectron2_agssp.scoring.base import AnomalyScores
+from detectron2_agssp.maps.image_stream import chunks
+from detectron2_agssp.maps.manifest import PathSet, json_line
+from detectron2_agssp.maps.score import ScoredImage, image_loader, score_batch
+from detectron2_agssp.maps.store import MapStore, Shard, sees_nothing
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 from detectron2_agssp.utils.files import atomic_write, datasets_root
 
@@ -29,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class GenerationSummary:
-    """What a run did: counts of images, and the folder."""
+    """What a run did: counts of images, and the folder, whose ``skipped.jsonl`` says which images
+    were skipped and why."""
 
     map_root: Path
     total: int = 0
     scored: int = 0
     kept: int = 0
-    skipped: list[dict] = field(default_factory=list)
+    skipped: int = 0
 
 
 def generate_anomaly_maps(
@@ -44,156 +49,174 @@ def generate_anomaly_maps(
     map_root: str | Path,
     *,
     fitted_by: str | Path | None = None,
+    shard: Shard | None = None,
     progress: bool = True,
 ) -> GenerationSummary:
     """Makes an anomaly map for every image below ``image_root``.
 
     Unreadable images go to ``skipped.jsonl`` with the reason and do not stop the run. A folder
-    that an earlier run left unfinished is completed, with that run's fitted scorer.
+    that an earlier run left unfinished is completed, with that run's fitted scorer. Under
+    ``detectron2.engine.launch``, the processes are shards, which the first of them merges.
 
     Args:
         cfg: a config with the ``AGSSP`` node; see ``AGSSP.SCORER`` and ``AGSSP.CALIBRATION``.
-        image_root: folder of images, searched recursively.
+        image_root: folder of images, searched recursively; or a URL of iopath's PathManager.
         map_root: folder to write; see :class:`~detectron2_agssp.maps.store.MapStore`.
         fitted_by: another map folder, whose fitted scorer and calibration are used as they are,
             for example to score test images by what is normal in training.
+        shard: (i, n) makes the i-th of n parts. Once all n are made, a run without it merges them.
         progress: show progress bars.
 
     Raises:
         FileNotFoundError: ``image_root`` does not exist, or ``fitted_by`` has no scorer.
         ValueError: it holds no image, or no readable one; or ``map_root`` was written with other
             settings (the difference is shown).
+        OSError: another run is writing to ``map_root``, or the disk is full (the folder stays
+            valid; the next run goes on).
     """
-    image_root = Path(image_root).resolve()
-    store = MapStore(map_root)
-    total = sum(1 for _ in list_images(image_root))
-    if total == 0:
-        raise ValueError(f"{image_root} holds no images (searched recursively, by suffix).")
-    if store.repair():
-        logger.warning("Repaired %s: its last line was cut short.", store.manifest_path)
-
-    scorer = build_anomaly_scorer(cfg)
-    loader = ImageLoader(
-        image_root,
-        image_size=scorer.image_size,
-        batch_size=cfg.AGSSP.SCORER.BATCH_SIZE,
-        num_workers=cfg.AGSSP.SCORER.NUM_WORKERS,
-        bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
-    )
-    calibration = restore_scorer(cfg, scorer, store, image_root)
-    if calibration is None and fitted_by is not None:
-        calibration = restore_scorer(cfg, scorer, MapStore(fitted_by))
-        if calibration is None:
-            raise FileNotFoundError(f"{fitted_by} has no scorer.json: it is not a map folder.")
-        record_scorer(cfg, scorer, calibration, store, image_root)
-    if calibration is None:
-        calibration = _fit(cfg, scorer, store, image_root, loader, total, progress)
-    return _score_all(scorer, calibration, store, image_root, loader, total, progress)
-
-
-def _fit(cfg, scorer, store, image_root, loader, total, progress) -> Calibration:
-    settings = cfg.AGSSP.SCORER
-    if settings.FIT_IMAGES < 0 or cfg.AGSSP.CALIBRATION.MAX_IMAGES < 1:
-        raise ValueError(
-            "AGSSP.SCORER.FIT_IMAGES must be 0 (all) or more and AGSSP.CALIBRATION.MAX_IMAGES 1 or "
-            f"more, got {settings.FIT_IMAGES} and {cfg.AGSSP.CALIBRATION.MAX_IMAGES}."
-        )
-    paths: Iterable[str] = list_images(image_root)
-    count = total
-    if 0 < settings.FIT_IMAGES < total:
-        paths = sample_paths(paths, settings.FIT_IMAGES, settings.SEED)
-        count = settings.FIT_IMAGES
-    with tqdm(total=count, desc="fit", unit="img", disable=not progress) as bar:
-        scorer.fit(_float_batches(loader(paths), bar))
-
-    sampled = sample_paths(list_images(image_root), cfg.AGSSP.CALIBRATION.MAX_IMAGES, settings.SEED)
-    with tqdm(total=len(sampled), desc="calibrate", unit="img", disable=not progress) as bar:
-        raw = [scorer(images).maps.cpu() for images in _float_batches(loader(sampled), bar)]
-    calibration = Calibration.from_samples(
-        torch.cat([maps.flatten() for maps in raw]).numpy() if raw else np.zeros(0),
-        cfg.AGSSP.CALIBRATION.LOW_QUANTILE,
-        cfg.AGSSP.CALIBRATION.HIGH_QUANTILE,
-    )
-    record_scorer(cfg, scorer, calibration, store, image_root)
-    return calibration
-
-
-def _float_batches(batches: Iterable[DecodedBatch], bar: tqdm) -> Iterator[torch.Tensor]:
-    num_read, failures = 0, []
-    for batch in batches:
-        bar.update(len(batch.infos) + len(batch.failures))
-        failures.extend(batch.failures[: 3 - len(failures)])
-        if batch.infos:
-            num_read += len(batch.infos)
-            yield batch.images.float()
-    if num_read == 0:
-        raise ValueError(f"None of the images could be read. The first: {failures}")
-
-
-def _score_all(scorer, calibration, store, image_root, loader, total, progress):
-    summary = GenerationSummary(map_root=store.root, total=total)
-    done = store.finished()
-    summary.kept = len(done)
-    store.append([])  # an empty manifest, should no image be usable
-
-    def unfinished() -> Iterator[str]:
-        for chunk in chunks(list_images(image_root), loader.batch_size):
-            if any(path not in done for path in chunk):
-                yield from chunk
-            else:
-                bar.update(len(chunk))
-
-    with tqdm(total=total, desc="score", unit="img", disable=not progress) as bar:
-        for batch in loader(unfinished()):
-            if batch.infos:
-                scores = scorer(batch.images.float())
-                summary.scored += _write(store, done, calibration, image_root, batch, scores)
-            for failure in batch.failures:
-                logger.warning("Skipped %s: %s", failure["image"], failure["reason"])
-            summary.skipped.extend(batch.failures)
-            bar.update(len(batch.infos) + len(batch.failures))
-    with atomic_write(store.root / "skipped.jsonl") as file:
-        file.writelines(json.dumps(failure) + "\n" for failure in summary.skipped)
-    store.sort_manifest()
+    size, rank = comm.get_world_size(), comm.get_rank()
+    if size > 1:
+        if shard is not None:
+            raise ValueError("Either --shard or several processes, not both.")
+        shard = (rank, size)
+    store = MapStore(map_root, shard)
+    with store.lock(), readable_disk_errors(store.root):
+        summary = MapGenerator(cfg, image_root, store, progress and rank == 0).run(fitted_by)
+    if size > 1:
+        comm.synchronize()
+        if rank == 0:
+            whole = MapStore(map_root)
+            whole.repair()
+            whole.merge_shards()
+        parts = comm.gather(summary)
+        if rank == 0:
+            summary.scored = sum(part.scored for part in parts)
+            summary.skipped = sum(part.skipped for part in parts)
     return summary
 
 
-def _write(
-    store: MapStore,
-    done: PathSet,
-    calibration: Calibration,
-    image_root: Path,
-    batch: DecodedBatch,
-    scores: AnomalyScores,
-) -> int:
-    """Stores the maps of one batch that were not finished; returns how many."""
-    raw_maps, raw_scores = scores.maps.cpu().numpy(), scores.scores.cpu().numpy()
-    entries = []
-    for info, raw_map, raw_score in zip(batch.infos, raw_maps, raw_scores, strict=True):
-        image = info["image"]
-        if image in done:
-            continue
-        if not np.isfinite(raw_map).all():
-            batch.failures.append({"image": image, "reason": "the scorer's map is not finite"})
-            continue
-        calibrated = calibration(raw_map).astype(np.float16)
+class MapGenerator:
+    """One run over one folder."""
+
+    def __init__(self, cfg, image_root: str | Path, store: MapStore, progress: bool):
+        self.image_root = absolute_root(image_root)
+        self.cfg, self.store, self.progress = cfg, store, progress
+        total = sum(1 for _ in list_images(self.image_root))
+        if total == 0:
+            raise ValueError(
+                f"{self.image_root} holds no images (searched recursively, by suffix)."
+            )
+        self.summary = GenerationSummary(map_root=store.root, total=total)
+        self.scorer = build_anomaly_scorer(cfg)
+        self.loader = image_loader(cfg, self.scorer, self.image_root)
+
+    def run(self, fitted_by: str | Path | None) -> GenerationSummary:
+        if self.store.repair():
+            logger.warning("Repaired %s: its last line was cut short.", self.store.manifest_path)
+        if self.store.shard is None:
+            self.store.merge_shards()
+        with self.store.fitting_lock():
+            calibration = self._calibration(fitted_by)
+        done = self.store.finished()
+        self.summary.kept = len(done)
+        self.store.append([])  # an empty manifest, should no image be usable
+        with atomic_write(self.store.skipped_path, temporary_root=self.store.root) as skipped:
+            for entries, failures in self._score(calibration, done):
+                self.store.append(entries)
+                skipped.writelines(map(json_line, failures))
+                self.summary.scored += len(entries)
+                self.summary.skipped += len(failures)
+        if self.store.shard is None:
+            self.store.sort_manifest()
+        return self.summary
+
+    def _calibration(self, fitted_by: str | Path | None) -> Calibration:
+        cfg, scorer, store = self.cfg, self.scorer, self.store
+        calibration = restore_scorer(cfg, scorer, store, self.image_root)
+        if calibration is not None:
+            return calibration
+        if fitted_by is None:
+            calibration = fit_scorer(cfg, scorer, self.loader, self.summary.total, self.progress)
+        else:
+            calibration = restore_scorer(cfg, scorer, MapStore(fitted_by))
+            if calibration is None:
+                raise FileNotFoundError(f"{fitted_by} has no scorer.json: it is not a map folder.")
+        record_scorer(cfg, scorer, calibration, store, self.image_root)
+        return calibration
+
+    def _score(self, calibration: Calibration, done: PathSet) -> Iterator[tuple[list, list]]:
+        """Yields the manifest entries and the failures of each chunk that was not finished."""
+        index, count = self.store.shard or (0, 1)
+
+        def unfinished() -> Iterator[str]:
+            for number, chunk in enumerate(
+                chunks(list_images(self.image_root), self.loader.chunk_size)
+            ):
+                if number % count == index:
+                    if any(path not in done for path in chunk):
+                        yield from chunk
+                    else:
+                        bar.update(len(chunk))
+
+        total = self.summary.total // count
+        with tqdm(total=total, desc="score", unit="img", disable=not self.progress) as bar:
+            for batch in self.loader(unfinished()):
+                scored = score_batch(self.scorer, batch, self.loader.batch_size)
+                entries = []
+                for info, result in zip(batch.infos, scored, strict=True):
+                    if info["image"] not in done:
+                        reason = self._write(info, result, calibration, entries)
+                        if reason:
+                            batch.failures.append({"image": info["image"], "reason": reason})
+                for failure in batch.failures:
+                    logger.warning("Skipped %s: %s", failure["image"], failure["reason"])
+                yield entries, batch.failures
+                bar.update(len(batch.infos) + len(batch.failures))
+
+    def _write(
+        self, info: dict, result: ScoredImage, calibration: Calibration, entries: list[dict]
+    ) -> str:
+        """Stores one image's map and adds its manifest entry; or says why not."""
+        if not np.isfinite(result.map).all():
+            return "the scorer's map is not finite"
+        calibrated = calibration(result.map).astype(np.float16)
         if sees_nothing(calibrated):
-            reason = f"the scorer's map is the same everywhere ({calibrated.max():.3g})"
-            batch.failures.append({"image": image, "reason": reason})
-            continue
-        store.write_map(image, calibrated)
+            return f"the scorer's map is the same everywhere ({calibrated.max():.3g})"
+        image = info["image"]
+        if result.defect_maps is not None:
+            self.store.write_defect_maps(image, result.defect_maps)
+        self.store.write_map(image, calibrated)
         entries.append(
             {
                 "image": image,
-                "map": store.map_name(image),
+                "map": self.store.map_name(image),
                 "height": info["height"],
                 "width": info["width"],
-                "source": image.split("/")[0] if "/" in image else image_root.name,
-                "score": round(float(calibration.unclipped(raw_score)), 6),
+                "source": info["source"],
+                "score": round(float(calibration.unclipped(result.score)), 6),
             }
         )
-    store.append(entries)
-    return len(entries)
+        return ""
+
+
+@contextlib.contextmanager
+def readable_disk_errors(root: Path) -> Iterator[None]:
+    """Says of a full disk what it means for the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"The disk of {root} is full. The maps made so far are whole: make room and run "
+                "the same command again",
+            ) from error
+        raise
+
+
+def absolute_root(image_root: str | Path) -> str:
+    """An image folder as ``scorer.json`` has it: absolute; a URL stays as it is."""
+    return str(image_root) if "://" in str(image_root) else str(Path(image_root).resolve())
 
 
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:
@@ -208,5 +231,5 @@ def registration_hint(image_root: str | Path, map_root: str | Path) -> str:
     return (
         "To train on it, move it to $DETECTRON2_DATASETS/agssp/NAME (registered on import as "
         "agssp_NAME and agssp_NAME_boxes), or call detectron2_agssp.data.register_unlabeled("
-        f'"NAME", "{Path(image_root).resolve()}", "{map_root}").'
+        f'"NAME", "{absolute_root(image_root)}", "{map_root}").'
     )

@@ -1,4 +1,4 @@
-"""A lazy stream of decoded, equally sized images: memory does not grow with their number."""
+"""A lazy stream of decoded images, batched by shape: memory does not grow with their number."""
 
 import hashlib
 import heapq
@@ -8,100 +8,141 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.maps.geometry import InputGeometry
+
+# Images of their own aspect ratio have few sizes in common: more of them make fuller batches.
+ASPECT_CHUNK = 4
 
 
-class ImageLoader:
-    """Decodes images in worker processes, lazily, in batches of given paths.
+@dataclass
+class CropGroup:
+    """Crops of one shape and one source.
 
-    Args:
-        image_root: folder that the paths are relative to.
-        image_size: side in pixels of the square that images are resized to.
-        batch_size: images a batch.
-        num_workers: processes; 0 decodes in this one.
-        bit_depth: see :func:`~detectron2_agssp.data.image_io.read_image`.
+    Attributes:
+        crops: (K, 3, S_h, S_w) uint8, RGB.
+        images: (K,) list, which image of the batch each is of.
+        source: of them all; "" unless the loader separates sources.
     """
 
-    def __init__(
-        self,
-        image_root: Path,
-        *,
-        image_size: int,
-        batch_size: int,
-        num_workers: int = 0,
-        bit_depth: int = 0,
-    ):
-        if batch_size < 1:
-            raise ValueError(f"AGSSP.SCORER.BATCH_SIZE must be positive, got {batch_size}.")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.dataset = _DecodedImages(image_root, image_size, bit_depth)
-
-    def __call__(self, paths: Iterable[str]) -> Iterator["DecodedBatch"]:
-        # The paths are the "indices": a lazy stream, so that their number costs no memory.
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=chunks(paths, self.batch_size),
-                num_workers=self.num_workers,
-                collate_fn=_collate,
-            )
-        )
+    crops: Tensor
+    images: list[int]
+    source: str = ""
 
 
 @dataclass
 class DecodedBatch:
-    """Images that could be read, (N, 3, S, S) uint8 RGB, with ``infos`` (image, height, width),
-    and those that could not, as (image, reason)."""
+    """Images that could be read, as groups of crops, with ``infos`` (image, height, width, source)
+    and ``layouts`` (origins and grid, see :class:`~detectron2_agssp.maps.geometry.Prepared`); and
+    those that could not, as (image, reason)."""
 
-    images: torch.Tensor
+    groups: list[CropGroup]
     infos: list[dict]
+    layouts: list[tuple]
     failures: list[dict]
+
+    def crop_batches(self, size: int) -> Iterator[tuple[Tensor, list[int], str]]:
+        """Yields at most ``size`` crops at a time: float32 (K, 3, S_h, S_w), their images, and
+        their source."""
+        for group in self.groups:
+            for start in range(0, len(group.images), size):
+                part = slice(start, start + size)
+                yield group.crops[part].float(), group.images[part], group.source
+
+
+class ImageLoader:
+    """Decodes images in worker processes, lazily, in chunks of given paths.
+
+    Args:
+        image_root: folder, or a URL that iopath's PathManager knows, that the paths are below.
+        geometry: how images become crops.
+        batch_size: crops a batch for the scorer.
+        num_workers: processes; 0 decodes in this one.
+        bit_depth: see :func:`~detectron2_agssp.data.image_io.read_image`.
+        separate_sources: groups hold images of one source.
+    """
+
+    def __init__(
+        self,
+        image_root: str | Path,
+        *,
+        geometry: InputGeometry,
+        batch_size: int,
+        num_workers: int = 0,
+        bit_depth: int = 0,
+        separate_sources: bool = False,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"AGSSP.SCORER.BATCH_SIZE must be positive, got {batch_size}.")
+        self.image_root = image_root
+        self.batch_size = batch_size
+        # A tiled image is a chunk of its own: it may be hundreds of crops.
+        factor = {"square": batch_size, "aspect": batch_size * ASPECT_CHUNK, "tile": 1}
+        self.chunk_size = factor[geometry.mode]
+        self.num_workers = num_workers
+        self.dataset = _DecodedImages(image_root, geometry, bit_depth)
+        self.collate = _Collate(separate_sources)
+
+    def __call__(self, paths: Iterable[str]) -> Iterator[DecodedBatch]:
+        # The paths are the "indices": a lazy stream, so that their number costs no memory.
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=chunks(paths, self.chunk_size),
+                num_workers=self.num_workers,
+                collate_fn=self.collate,
+            )
+        )
 
 
 class _DecodedImages(Dataset):
-    def __init__(self, root: Path, image_size: int, bit_depth: int):
-        self.root = root
-        self.image_size = image_size
+    def __init__(self, root: str | Path, geometry: InputGeometry, bit_depth: int):
+        self.root = str(root)
+        self.geometry = geometry
         self.bit_depth = bit_depth
 
     def __getitem__(self, path: str):
         try:
-            image = read_image(self.root / path, bit_depth=self.bit_depth)
+            image = read_image(os.path.join(self.root, path), bit_depth=self.bit_depth)
         except (ValueError, OSError) as error:
             return {"image": path, "reason": f"{type(error).__name__}: {error}"}
         height, width = image.shape[:2]
-        info = {"image": path, "height": height, "width": width}
-        return info, resize_to_square(image, self.image_size)
+        source = source_of(path, self.root)
+        info = {"image": path, "height": height, "width": width, "source": source}
+        return info, self.geometry.prepare(image)
 
 
-def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (size, size, 3): averaging where it shrinks, bilinear where it grows.
+class _Collate:
+    def __init__(self, separate_sources: bool):
+        self.separate_sources = separate_sources
 
-    Side by side: of a long, narrow strip one side shrinks and the other grows.
-    """
-    height, width = image.shape[:2]
-    if max(height, width) > size:
-        within = (min(width, size), min(height, size))
-        image = cv2.resize(image, within, interpolation=cv2.INTER_AREA)
-    if min(height, width) < size:
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return image
+    def __call__(self, samples: list) -> DecodedBatch:
+        read = [sample for sample in samples if isinstance(sample, tuple)]
+        members: dict[tuple, list[int]] = {}
+        for index, (info, prepared) in enumerate(read):
+            source = info["source"] if self.separate_sources else ""
+            members.setdefault((source, prepared.crops.shape[1:]), []).append(index)
+        groups = []
+        for (source, _), indices in members.items():
+            crops = np.concatenate([read[index][1].crops for index in indices])
+            owners = [index for index in indices for _ in read[index][1].crops]
+            groups.append(CropGroup(torch.from_numpy(crops), owners, source))
+        return DecodedBatch(
+            groups=groups,
+            infos=[info for info, _ in read],
+            layouts=[(prepared.origins, prepared.grid) for _, prepared in read],
+            failures=[sample for sample in samples if not isinstance(sample, tuple)],
+        )
 
 
-def _collate(samples: list) -> DecodedBatch:
-    read = [sample for sample in samples if isinstance(sample, tuple)]
-    images = [torch.from_numpy(pixels).permute(2, 0, 1) for _, pixels in read]
-    return DecodedBatch(
-        images=torch.stack(images) if images else torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
-        infos=[info for info, _ in read],
-        failures=[sample for sample in samples if not isinstance(sample, tuple)],
-    )
+def source_of(image: str, image_root: str | Path) -> str:
+    """An image's source: its first folder, or the root's name where it lies in the root."""
+    return image.split("/")[0] if "/" in image else os.path.basename(str(image_root).rstrip("/"))
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -114,10 +155,29 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
 def sample_paths(paths: Iterable[str], count: int, seed: int) -> list[str]:
     """``count`` of ``paths`` chosen by a seeded hash of each: the choice does not depend on their
     order, and memory only on ``count``. Returned in the given order."""
-
-    def rank(path: str) -> bytes:
-        return hashlib.blake2b(os.fsencode(f"{seed}:{path}"), digest_size=8).digest()
-
-    ranked = ((rank(path), position, path) for position, path in enumerate(paths))
+    ranked = ((_rank(path, seed), position, path) for position, path in enumerate(paths))
     chosen = heapq.nsmallest(count, ranked)
     return [path for _, _, path in sorted(chosen, key=lambda item: item[1])]
+
+
+def sample_paths_by_source(
+    paths: Iterable[str], count: int, seed: int, image_root: str | Path
+) -> dict[str, list[str]]:
+    """:func:`sample_paths` within each source: memory depends on ``count`` and the sources."""
+    chosen: dict[str, list[tuple]] = {}
+    for position, path in enumerate(paths):
+        heap = chosen.setdefault(source_of(path, image_root), [])
+        # heapq keeps the smallest on top: of negated ranks, the one to drop.
+        item = (-int.from_bytes(_rank(path, seed), "big"), -position, path)
+        if len(heap) < count:
+            heapq.heappush(heap, item)
+        else:
+            heapq.heappushpop(heap, item)
+    return {
+        source: [path for _, _, path in sorted(heap, key=lambda item: -item[1])]
+        for source, heap in chosen.items()
+    }
+
+
+def _rank(path: str, seed: int) -> bytes:
+    return hashlib.blake2b(os.fsencode(f"{seed}:{path}"), digest_size=8).digest()

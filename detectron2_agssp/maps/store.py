@@ -4,20 +4,33 @@
 ``score``); ``maps/<image's relative path>.npy`` is float16 in [0, 1] on the scorer's own grid, so
 images that differ only in suffix or folder never collide. Maps are renamed into place before their
 manifest line is appended: a killed run leaves a valid folder, and the next run goes on from there.
+A shard of a divided run appends to a manifest of its own, until they are merged.
 """
 
-import hashlib
+import contextlib
+import fcntl
 import json
 import os
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from detectron2_agssp.maps.manifest import (
+    PathSet,
+    json_line,
+    merge_sorted,
+    sort_key,
+    truncate_unfinished_line,
+)
 from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, write_json
 
+__all__ = ["MANIFEST_KEYS", "MapStore", "load_map", "sees_nothing", "sort_key"]
+
 MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
+Shard = tuple[int, int]
 
 
 class MapStore:
@@ -25,11 +38,15 @@ class MapStore:
 
     Args:
         root: the folder; created by the first write.
+        shard: (index, count) of a divided run, whose manifest is then written; None: the whole.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, shard: Shard | None = None):
         self.root = Path(root)
-        self.manifest_path = self.root / "manifest.jsonl"
+        suffix = "" if shard is None else f".shard-{shard[0]}-of-{shard[1]}"
+        self.shard = shard
+        self.manifest_path = self.root / f"manifest{suffix}.jsonl"
+        self.skipped_path = self.root / f"skipped{suffix}.jsonl"
         self.scorer_path = self.root / "scorer.json"
         self.state_path = self.root / "scorer.npz"
 
@@ -37,6 +54,11 @@ class MapStore:
     def map_name(image: str) -> str:
         """Path of an image's map, relative to the folder."""
         return f"maps/{image}.npy"
+
+    @staticmethod
+    def defect_map_name(image: str) -> str:
+        """Path of an image's maps per described defect, (K, h, w), relative to the folder."""
+        return f"defect_maps/{image}.npy"
 
     # ---- the scorer ----------------------------------------------------------------------
 
@@ -85,101 +107,138 @@ class MapStore:
                 yield entry
 
     def repair(self) -> bool:
-        """Removes what a killed run left: temporary files, and a line that is unfinished at the
-        manifest's end; True if there was such a line."""
-        for temporary in self.root.rglob(TEMPORARY_PATTERN):
+        """Removes what a killed run left: temporary files, and lines that are unfinished at the
+        manifests' ends; True if there was such a line. A shard looks after its own manifest only:
+        the others may be at work."""
+        if self.shard is not None:
+            return self.manifest_path.exists() and truncate_unfinished_line(self.manifest_path)
+        for temporary in self.root.glob(TEMPORARY_PATTERN):
             temporary.unlink()
-        if not self.manifest_path.exists():
-            return False
-        with open(self.manifest_path, "rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            position = end
-            # A line is far shorter than a block, so one block from the end holds its start.
-            while position > 0:
-                start = max(0, position - 65536)
-                file.seek(start)
-                block = file.read(position - start)
-                newline = block.rfind(b"\n")
-                if newline >= 0:
-                    position = start + newline + 1
-                    break
-                position = start
-            if position == end:
-                return False
-            file.truncate(position)
-        return True
+        existing = [path for path in self._all("manifest") if path.exists()]
+        # All of them, not up to the first that was cut.
+        return sum(truncate_unfinished_line(path) for path in existing) > 0
 
-    def finished(self) -> "PathSet":
+    def finished(self) -> PathSet:
         """The images that have a manifest line and a map."""
-        done = PathSet()
-        if self.manifest_path.exists():
-            for entry in self.entries():
-                if (self.root / entry["map"]).exists():
-                    done.add(entry["image"])
-        return done
+        return PathSet(self._finished())
+
+    def _finished(self) -> Iterator[str]:
+        for path in self._all("manifest"):
+            if not path.exists():
+                continue
+            with open(path, encoding="utf-8") as file:
+                for line in file:
+                    # Another shard may be at its last line.
+                    if not line.endswith("\n"):
+                        break
+                    entry = json.loads(line)
+                    if (self.root / entry["map"]).exists():
+                        yield entry["image"]
 
     def write_map(self, image: str, calibrated: np.ndarray) -> None:
         """Stores one calibrated map (h, w), in [0, 1], as float16."""
-        with atomic_write(self.root / self.map_name(image), "wb") as file:
-            np.save(file, calibrated.astype(np.float16))
+        self._write_array(self.map_name(image), calibrated)
+
+    def write_defect_maps(self, image: str, maps: np.ndarray) -> None:
+        """Stores the maps per described defect, (K, h, w), in [0, 1], as float16."""
+        self._write_array(self.defect_map_name(image), maps)
+
+    def _write_array(self, name: str, values: np.ndarray) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        # Temporary files lie in the root, where they are found without a walk.
+        with atomic_write(self.root / name, "wb", temporary_root=self.root) as file:
+            np.save(file, values.astype(np.float16))
 
     def append(self, entries: list[dict]) -> None:
         """Adds manifest lines, in one write. Their maps must be written already."""
-        text = "".join(map(_manifest_line, entries))
+        text = "".join(map(json_line, entries))
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.manifest_path, "a", encoding="utf-8") as file:
             file.write(text)
 
     def sort_manifest(self) -> None:
         """Rewrites the manifest sorted by image, each image once, unless it is so already."""
-        previous = None
-        for entry in self.entries():
-            key = sort_key(entry["image"])
-            if previous is not None and key <= previous:
-                break
-            previous = key
-        else:
+        merge_sorted([self.manifest_path], self.manifest_path)
+
+    # ---- divided runs --------------------------------------------------------------------
+
+    def _all(self, kind: str) -> list[Path]:
+        """The whole's "manifest" or "skipped" file (if there is one or not), and the shards'."""
+        return [self.root / f"{kind}.jsonl", *sorted(self.root.glob(f"{kind}.shard-*.jsonl"))]
+
+    def merge_shards(self) -> None:
+        """Joins the shards' manifests and lists of skipped images into the whole's; where there
+        are none, sorts the manifest. A kill in between loses nothing: it is done again."""
+        for kind in ("skipped", "manifest"):
+            whole, *shards = self._all(kind)
+            existing = [path for path in (whole, *shards) if path.exists()]
+            if existing:
+                merge_sorted(existing, whole)
+            for path in shards:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other runs out of the folder (of this shard) until the block ends.
+
+        Raises:
+            OSError: another run is writing.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.ExitStack() as locks:
+                whole = fcntl.LOCK_EX if self.shard is None else fcntl.LOCK_SH
+                self._lock(locks, self.root, whole | fcntl.LOCK_NB)
+                if self.shard is not None:
+                    self.manifest_path.touch()
+                    self._lock(locks, self.manifest_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield
+        finally:
+            # A run that failed before it wrote anything leaves nothing.
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+
+    @contextlib.contextmanager
+    def fitting_lock(self) -> Iterator[None]:
+        """One shard at a time: the others wait for the scorer that the first one fits."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / TEMPORARY_PATTERN.replace("*", "fitting")
+        path.touch()
+        with contextlib.ExitStack() as locks:
+            self._lock(locks, path, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                if self.shard is None:
+                    path.unlink()
+
+    def _lock(self, locks: contextlib.ExitStack, path: Path, mode: int) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        locks.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError as error:
+            raise OSError(
+                f"Another run is writing to {self.root}. Wait for it, or divide the work by "
+                "--shard 0/N, 1/N, ... (each shard once)."
+            ) from error
+        except OSError:
+            # Some network file systems cannot lock; then nothing guards the folder.
             return
-        unique = {entry["image"]: entry for entry in self.entries()}
-        with atomic_write(self.manifest_path) as file:
-            for image in sorted(unique, key=sort_key):
-                file.write(_manifest_line(unique[image]))
 
 
-def _manifest_line(entry: dict) -> str:
-    line = json.dumps(entry, ensure_ascii=False) + "\n"
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        # A file name that is not UTF-8; escaped, so that the manifest is.
-        return json.dumps(entry) + "\n"
-    return line
+def parse_shard(text: str) -> Shard | None:
+    """ "i/n", 0 <= i < n, as (i, n); None for "".
 
-
-class PathSet:
-    """A set of paths that keeps 8 bytes of each (a hash; a collision in a million images has a
-    probability of 3e-8)."""
-
-    def __init__(self):
-        self._hashes: set[int] = set()
-
-    def add(self, path: str) -> None:
-        self._hashes.add(self._hash(path))
-
-    def __contains__(self, path: str) -> bool:
-        return self._hash(path) in self._hashes
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    @staticmethod
-    def _hash(path: str) -> int:
-        return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")
-
-
-def sort_key(image: str) -> list[str]:
-    """Order of a folder walk, in which "a/b" comes before "a.jpg" only if "a" does."""
-    return image.split("/")
+    Raises:
+        ValueError: anything else.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise ValueError(f"A shard is i/n with 0 <= i < n, such as 0/8; got {text!r}.")
+    return int(match[1]), int(match[2])
 
 
 def sees_nothing(anomaly_map: np.ndarray) -> bool:

@@ -107,7 +107,7 @@ def _pretrain(config_root: Path, output: Path, images: Path, timings: Timings) -
     summary = timings.measure(
         "anomaly maps", lambda: generate_anomaly_maps(map_cfg, images, map_root)
     )
-    print(f"{summary.scored + summary.kept} maps, {len(summary.skipped)} images skipped")
+    print(f"{summary.scored + summary.kept} maps, {summary.skipped} images skipped")
     register_unlabeled("quickstart", images, map_root)
     agbp_cfg = stage_config(
         config_root / "agbp" / "lite0.yaml",

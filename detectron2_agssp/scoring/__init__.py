@@ -2,14 +2,20 @@
 
 from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores
 from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
+from detectron2_agssp.scoring.kead.scorer import KeadScorer
 from detectron2_agssp.scoring.mahalanobis import MahalanobisScorer
+from detectron2_agssp.scoring.memory import MemoryScorer
+from detectron2_agssp.scoring.mutual import MutualScorer
 from detectron2_agssp.scoring.patch_features import TimmPatchFeatures
 
 __all__ = [
     "ANOMALY_SCORER_REGISTRY",
     "AnomalyScorer",
     "AnomalyScores",
+    "KeadScorer",
     "MahalanobisScorer",
+    "MemoryScorer",
+    "MutualScorer",
     "TimmPatchFeatures",
     "build_anomaly_scorer",
 ]

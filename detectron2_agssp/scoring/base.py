@@ -23,30 +23,69 @@ class AnomalyScores(NamedTuple):
 
 
 class AnomalyScorer(nn.Module):
-    """Base class: ``fit`` once on unlabelled images, then call on batches.
+    """Base class: ``fit`` once, then call on batches.
 
-    Images are RGB, (N, 3, H, W), float32 in [0, 255]. A scorer keeps what it learned in buffers,
-    so that ``state_dict`` is all a map folder has to remember, and is rebuilt by
-    ``load_state_dict``.
+    Images are RGB, (N, 3, H, W), float32 in [0, 255]. A scorer keeps what it learned in its own
+    buffers: those are all that a map folder has to remember (:meth:`learned_state`).
     """
 
+    # What fit() wants: "unlabelled" images, "normal" ones, or nothing.
+    fits_on: str | None = "unlabelled"
+    # Images are compared within their source: fit() takes {source: batches} too, and the source of
+    # a batch matters.
+    by_source: bool = False
+    # Of the maps that score_defects() gives beside the anomaly map.
+    defect_names: tuple[str, ...] = ()
     # Side in pixels of the square that images are resized to before scoring.
     image_size: int
+    # Pixels a cell of the maps, and what images' sides must be multiples of; for RESIZE "aspect"
+    # and "tile".
+    stride: int = 1
+    size_divisor: int = 1
+
+    def take_grid(self, features: nn.Module) -> None:
+        """The scorer's grid is its patch features'."""
+        self.stride = getattr(features, "stride", 1)
+        self.size_divisor = getattr(features, "size_divisor", 1)
 
     @property
     def device(self) -> torch.device:
         return next(iter(self.state_dict().values())).device
 
     def fit(self, images: Tensor | Iterable[Tensor]) -> "AnomalyScorer":
-        """Learns what is normal from unlabelled images.
+        """Learns what is normal.
 
         Args:
             images: one batch (N, 3, H, W), or an iterable of batches, read once.
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> AnomalyScores:
+    def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
+        """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers that are
+        ``by_source`` are told."""
         raise NotImplementedError
+
+    def score_defects(self, images: Tensor) -> tuple[AnomalyScores, Tensor]:
+        """The scores, and a map (N, K, h, w) in [0, 1] for each of the K ``defect_names``; called
+        where there are such names."""
+        raise NotImplementedError
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """What fit() learned, without the network's weights."""
+        return dict(self.named_buffers(recurse=False))
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over a :meth:`learned_state`, whatever the sizes.
+
+        Raises:
+            ValueError: it is another scorer's.
+        """
+        own = set(self.learned_state())
+        if set(state) != own:
+            raise ValueError(f"The scorer's state has {sorted(state)}, expected {sorted(own)}.")
+        device = self.device
+        for name, tensor in state.items():
+            setattr(self, name, tensor.to(device))
 
 
 def as_batches(images: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
@@ -63,6 +102,11 @@ def check_images(images: Tensor) -> None:
             "Images must be RGB, (N, 3, H, W), float32 in [0, 255]; "
             f"got shape {tuple(images.shape)}, {images.dtype}."
         )
+
+
+def strongest_cells(maps: Tensor) -> Tensor:
+    """(N, h, w) -> (N,), each map's maximum; also of no maps."""
+    return maps.flatten(1).amax(dim=1) if len(maps) else maps.new_zeros(0)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -11,9 +11,15 @@ import torch
 from detectron2.config import configurable
 from torch import Tensor
 
-from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores, as_batches, check_images
+from detectron2_agssp.scoring.base import (
+    AnomalyScorer,
+    AnomalyScores,
+    as_batches,
+    check_images,
+    strongest_cells,
+)
 from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY
-from detectron2_agssp.scoring.patch_features import TimmPatchFeatures
+from detectron2_agssp.scoring.features import build_patch_features
 
 
 class MahalanobisScorer(AnomalyScorer):
@@ -21,7 +27,7 @@ class MahalanobisScorer(AnomalyScorer):
 
     Args:
         features: module from images (N, 3, H, W) to cell features (N, D, h, w), with
-            ``num_channels`` = D.
+            ``num_channels`` = D, ``stride`` and ``size_divisor``.
         image_size: side in pixels of the square that images are resized to.
         shrinkage: ridge added to the covariance's diagonal, as a share of its mean variance.
     """
@@ -37,6 +43,7 @@ class MahalanobisScorer(AnomalyScorer):
             raise ValueError(f"AGSSP.SCORER.IMAGE_SIZE must be positive, got {image_size}.")
         self.features = features
         self.image_size = image_size
+        self.take_grid(features)
         self.shrinkage = shrinkage
         channels = features.num_channels
         self.register_buffer("mean", torch.zeros(channels))
@@ -48,13 +55,7 @@ class MahalanobisScorer(AnomalyScorer):
     def from_config(cls, cfg):
         scorer = cfg.AGSSP.SCORER
         return {
-            "features": TimmPatchFeatures(
-                model=scorer.MODEL,
-                weights=scorer.WEIGHTS,
-                strides=scorer.STRIDES,
-                pool_size=scorer.POOL_SIZE,
-                center=scorer.CENTER,
-            ),
+            "features": build_patch_features(cfg),
             "image_size": scorer.IMAGE_SIZE,
             "shrinkage": scorer.MAHALANOBIS.SHRINKAGE,
         }
@@ -94,7 +95,7 @@ class MahalanobisScorer(AnomalyScorer):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> AnomalyScores:
+    def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
         """RGB images (N, 3, H, W), float32 in [0, 255] -> raw scores on the features' grid.
 
         Raises:
@@ -106,9 +107,7 @@ class MahalanobisScorer(AnomalyScorer):
         features = self.features(images.to(self.device))
         deviation = (features - self.mean.view(1, -1, 1, 1)).permute(0, 2, 3, 1)
         maps = (deviation @ self.whitening).norm(dim=-1)
-        # An empty batch has no maximum; its scores are empty too.
-        scores = maps.flatten(1).amax(dim=1) if len(maps) else maps.new_zeros(0)
-        return AnomalyScores(maps, scores)
+        return AnomalyScores(maps, strongest_cells(maps))
 
 
 @ANOMALY_SCORER_REGISTRY.register()

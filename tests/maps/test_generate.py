@@ -14,7 +14,7 @@ from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.generate import registration_hint
-from detectron2_agssp.maps.image_stream import ImageLoader
+from detectron2_agssp.maps.score import image_loader
 from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, AnomalyScorer, AnomalyScores
 
 KEYS = ["image", "map", "height", "width", "source", "score"]
@@ -115,9 +115,9 @@ def test_files(tiny_cfg, image_folder, tmp_path):
 def test_maps_are_the_scorers(tiny_cfg, image_folder, tmp_path):
     generate(tiny_cfg, image_folder, tmp_path)
     scorer, calibration = load_fitted_scorer(tiny_cfg, tmp_path)
-    loader = ImageLoader(image_folder, image_size=64, batch_size=2)
+    loader = image_loader(tiny_cfg, scorer, image_folder)
     batch = next(loader(list_images(image_folder)))
-    raw = scorer(batch.images.float())
+    raw = scorer(batch.groups[0].crops.float())
     for info, expected in zip(batch.infos, calibration(raw.maps.numpy()), strict=True):
         stored = load_map(tmp_path / f"maps/{info['image']}.npy")
         np.testing.assert_array_equal(stored, expected.astype(np.float16))
@@ -260,7 +260,7 @@ def test_maps_that_nothing_can_be_learned_from_are_skipped(brightness_cfg, tmp_p
     reasons = skipped(tmp_path / "maps")
     assert "the same everywhere" in reasons["light.png"]
     assert "not finite" in reasons["white.png"]
-    assert len(summary.skipped) == 2
+    assert summary.skipped == 2
     for entry in entries(tmp_path / "maps").values():
         load_map(tmp_path / "maps" / entry["map"])
 

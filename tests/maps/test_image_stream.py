@@ -2,19 +2,29 @@
 
 import itertools
 
-import cv2
 import numpy as np
 import pytest
+import torch
 
 from detectron2_agssp.data.image_io import list_images, read_image
-from detectron2_agssp.maps.image_stream import ImageLoader, chunks, resize_to_square, sample_paths
+from detectron2_agssp.maps.geometry import InputGeometry, resize_to_square
+from detectron2_agssp.maps.image_stream import (
+    ImageLoader,
+    chunks,
+    sample_paths,
+    sample_paths_by_source,
+)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches(image_folder, workers):
-    loader = ImageLoader(image_folder, image_size=16, batch_size=4, num_workers=workers)
+    loader = ImageLoader(
+        image_folder, geometry=InputGeometry(image_size=16), batch_size=4, num_workers=workers
+    )
     first, second = loader([*list_images(image_folder), "gone.png"])
-    assert first.images.shape == (4, 3, 16, 16)
+    (group,) = first.groups
+    assert group.crops.shape == (4, 3, 16, 16)
+    assert group.images == [0, 1, 2, 3]
     names = [info["image"] for info in first.infos + second.infos]
     assert names == list(list_images(image_folder))
     (failure,) = second.failures
@@ -22,34 +32,16 @@ def test_batches(image_folder, workers):
     assert "FileNotFoundError" in failure["reason"]
     image = read_image(image_folder / names[1])
     info = {"image": names[1], "height": image.shape[0], "width": image.shape[1]}
-    assert first.infos[1] == info
-    pixels = first.images[1].permute(1, 2, 0).numpy()
+    assert first.infos[1] == {**info, "source": image_folder.name}
+    pixels = group.crops[1].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels, resize_to_square(image, 16))
 
 
 def test_stream_is_lazy(image_folder):
     """An endless stream of paths: whoever makes a list of it never ends."""
-    loader = ImageLoader(image_folder, image_size=8, batch_size=2)
+    loader = ImageLoader(image_folder, geometry=InputGeometry(image_size=8), batch_size=2)
     batches = loader(itertools.repeat("a.png"))
     assert len(next(iter(batches)).infos) == 2
-
-
-@pytest.mark.parametrize(
-    ("size", "interpolation"),
-    [((90, 60), cv2.INTER_AREA), ((8, 10), cv2.INTER_LINEAR), ((1, 1), cv2.INTER_LINEAR)],
-)
-def test_resize(size, interpolation):
-    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
-    expected = cv2.resize(image, (32, 32), interpolation=interpolation)
-    np.testing.assert_array_equal(resize_to_square(image, 32), expected)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_long_side_of_a_strip_is_averaged(axis):
-    """No pixel is left out, also where the short side has to grow."""
-    stripes = np.resize(np.array([200] + [0] * 9, np.uint8), 320)
-    strip = np.moveaxis(np.broadcast_to(stripes[:, None, None], (320, 7, 3)), 0, axis)
-    np.testing.assert_allclose(resize_to_square(np.ascontiguousarray(strip), 32), 20, atol=1)
 
 
 def test_sample():
@@ -62,6 +54,33 @@ def test_sample():
     assert sample_paths(paths, 1000, seed=0) == paths
 
 
+def test_sample_by_source():
+    paths = [f"{source}/{n}.png" for source in "ab" for n in range(20)] + ["z.png"]
+    chosen = sample_paths_by_source(paths, 4, 0, "/data/root")
+    assert {source: len(names) for source, names in chosen.items()} == {"a": 4, "b": 4, "root": 1}
+    for source in "ab":
+        of_source = [path for path in paths if path.startswith(f"{source}/")]
+        assert chosen[source] == sample_paths(of_source, 4, 0)
+
+
+def test_sources_apart_and_shapes_apart(image_folder):
+    geometry = InputGeometry(mode="aspect", image_size=32, divisor=16)
+    paths = list(list_images(image_folder))
+    for separate in (True, False):
+        loader = ImageLoader(
+            image_folder, geometry=geometry, batch_size=2, separate_sources=separate
+        )
+        (batch,) = loader(paths)
+        keys = [(group.source, tuple(group.crops.shape[2:])) for group in batch.groups]
+        assert len(set(keys)) == len(keys)
+        assert sorted(index for group in batch.groups for index in group.images) == list(range(6))
+        names = {source for source, _ in keys}
+        assert names == ({image_folder.name, "line 1", "z"} if separate else {""})
+        for crops, owners, _ in batch.crop_batches(2):
+            assert len(crops) == len(owners) <= 2
+            assert crops.dtype == torch.float32
+
+
 def test_chunks():
     assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(chunks([], 2)) == []
@@ -69,4 +88,4 @@ def test_chunks():
 
 def test_batch_size(image_folder):
     with pytest.raises(ValueError, match=r"BATCH_SIZE must be positive, got 0"):
-        ImageLoader(image_folder, image_size=8, batch_size=0)
+        ImageLoader(image_folder, geometry=InputGeometry(image_size=8), batch_size=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detectron2_agssp.maps import MapStore, load_map
-from detectron2_agssp.maps.store import PathSet
+from detectron2_agssp.maps.manifest import PathSet
 from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write
 
 NAMES = ["a.jpg", "a.png", "a/a.png", "ü 划痕.png"]
@@ -98,9 +98,7 @@ def test_name_that_is_not_unicode(store):
     store.sort_manifest()
     store.manifest_path.read_bytes().decode("utf-8")
     assert name in images(store)
-    done = PathSet()
-    done.add(name)
-    assert name in done
+    assert name in PathSet([name])
 
 
 @pytest.mark.parametrize(
@@ -141,8 +139,8 @@ def test_repair_of_a_line_longer_than_a_block(store):
 
 
 def test_repair_removes_temporary_files(store):
-    """What atomic_write leaves when it is killed before renaming."""
-    with atomic_write(store.root / "maps/a/b.npy") as file:
+    """What atomic_write leaves when it is killed before renaming: in the root, also of a map."""
+    with atomic_write(store.root / "maps/a/b.npy", temporary_root=store.root) as file:
         left = {path: path.read_bytes() for path in store.root.rglob(TEMPORARY_PATTERN)}
         assert [str(path) for path in left] == [file.name]
     for path, content in left.items():

@@ -1,12 +1,14 @@
 """A run that is killed, or meets a folder that changed, ends where an undisturbed one does."""
 
 import os
+import random
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
-from child_process import run_in_child
+from child_process import run_and_kill, run_in_child
 
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
@@ -97,9 +99,33 @@ def test_killed_again_and_again(tiny_cfg, images, generate, undisturbed, tmp_pat
     assert files(tmp_path / "maps") == undisturbed
 
 
+def test_killed_at_random_moments(tiny_cfg, images, undisturbed, tmp_path):
+    """SIGKILL, 20 times, wherever the run is by then; a folder that got finished is begun anew."""
+    maps = tmp_path / "maps"
+    rng = random.Random(0)
+    start = time.perf_counter()
+    run_in_child(generate_quietly, tiny_cfg, images, tmp_path / "timed")
+    duration = time.perf_counter() - start
+    killed = finished = 0
+    while killed < 20:
+        assert finished < 100, f"killed only {killed} of 120 runs of {duration:.2f} s"
+        if run_and_kill(generate_quietly, tiny_cfg, images, maps, after=rng.uniform(0, duration)):
+            killed += 1
+        else:
+            finished += 1
+            assert files(maps) == undisturbed, f"after {killed} kills"
+            shutil.rmtree(maps)
+    generate_quietly(tiny_cfg, images, maps)
+    assert files(maps) == undisturbed
+
+
+def generate_quietly(cfg, images, maps) -> None:
+    generate_anomaly_maps(cfg, images, maps, progress=False)
+
+
 def test_second_run_changes_nothing(generate, undisturbed, tmp_path):
     summary = generate(tmp_path / "undisturbed")
-    assert (summary.scored, summary.kept, len(summary.skipped)) == (0, 6, 1)
+    assert (summary.scored, summary.kept, summary.skipped) == (0, 6, 1)
     assert files(tmp_path / "undisturbed") == undisturbed
 
 

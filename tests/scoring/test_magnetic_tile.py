@@ -10,6 +10,7 @@ from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile
 from detectron2_agssp.maps import anomaly_metrics
 from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.maps.evaluate import find_mask
+from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.image_stream import ImageLoader
 from detectron2_agssp.scoring import build_anomaly_scorer
 
@@ -27,15 +28,17 @@ def test_reference_figures(shared_data, tmp_path):
     scorer = build_anomaly_scorer(cfg)
 
     def batches(folder, paths):
-        return ImageLoader(folder, image_size=SIDE, batch_size=16)(paths)
+        geometry = InputGeometry(image_size=SIDE)
+        return ImageLoader(folder, geometry=geometry, batch_size=16)(paths)
 
     train, test = tmp_path / "images/train", tmp_path / "images/test"
-    scorer.fit(batch.images.float() for batch in batches(train, list_images(train)))
+    scorer.fit(batch.groups[0].crops.float() for batch in batches(train, list_images(train)))
 
     masks = {path: find_mask(tmp_path / "masks/test", path) for path in list_images(test)}
     found = {name: ([], []) for name in REFERENCE}
     for batch in batches(test, [path for path, mask in masks.items() if mask]):
-        for info, raw in zip(batch.infos, scorer(batch.images.float()).maps.cpu(), strict=True):
+        raw_maps = scorer(batch.groups[0].crops.float()).maps.cpu()
+        for info, raw in zip(batch.infos, raw_maps, strict=True):
             mask = Image.open(masks[info["image"]]).convert("L").resize((SIDE, SIDE), 0)
             maps, defects = found[info["image"].split("/")[0].removeprefix("MT_")]
             maps.append(resize_map(raw.numpy(), SIDE, SIDE))

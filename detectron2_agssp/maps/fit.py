@@ -1,0 +1,192 @@
+"""Fitting a scorer to a folder of images, and calibrating it, in streaming passes."""
+
+import fnmatch
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.image_stream import (
+    ImageLoader,
+    sample_paths,
+    sample_paths_by_source,
+)
+from detectron2_agssp.scoring.base import AnomalyScorer
+
+
+def fit_scorer(
+    cfg, scorer: AnomalyScorer, loader: ImageLoader, total: int, progress: bool = True
+) -> Calibration:
+    """Fits ``scorer`` on what it wants (``fits_on``) of the loader's folder, and calibrates it on
+    a sample.
+
+    Raises:
+        ValueError: settings out of range, no normal images for a scorer that needs them, or no
+            image that could be read.
+    """
+    settings = cfg.AGSSP.SCORER
+    if settings.FIT_IMAGES < 0 or cfg.AGSSP.CALIBRATION.MAX_IMAGES < 1:
+        raise ValueError(
+            "AGSSP.SCORER.FIT_IMAGES must be 0 (all) or more and AGSSP.CALIBRATION.MAX_IMAGES 1 or "
+            f"more, got {settings.FIT_IMAGES} and {cfg.AGSSP.CALIBRATION.MAX_IMAGES}."
+        )
+    reading = _Reading(loader)
+    try:
+        _fit(cfg, scorer, reading, total, progress)
+    except ValueError as error:
+        # A scorer that was given no images cannot know why.
+        if reading.num_read == 0 and reading.failures:
+            raise _nothing_readable(reading.failures) from error
+        raise
+    return _calibrate(cfg, scorer, loader, progress)
+
+
+def _fit(cfg, scorer, reading: "_Reading", total: int, progress: bool) -> None:
+    settings, root = cfg.AGSSP.SCORER, reading.loader.image_root
+    if scorer.by_source:
+        sampled = sample_paths_by_source(list_images(root), scorer.references, settings.SEED, root)
+        with _bar("fit", sum(map(len, sampled.values())), progress) as bar:
+            scorer.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
+    elif scorer.fits_on == "normal":
+        paths = normal_images(cfg, root)
+        with _bar("fit", len(paths), progress) as bar:
+            scorer.fit(reading.crops(paths, bar))
+    elif scorer.fits_on == "unlabelled":
+        paths, count = list_images(root), total
+        if 0 < settings.FIT_IMAGES < total:
+            count = settings.FIT_IMAGES
+            paths = sample_paths(paths, count, settings.SEED)
+        with _bar("fit", count, progress) as bar:
+            scorer.fit(reading.crops(paths, bar))
+
+
+def _calibrate(cfg, scorer, loader, progress) -> Calibration:
+    settings = cfg.AGSSP.CALIBRATION
+    sampled = sample_paths(
+        list_images(loader.image_root), settings.MAX_IMAGES, cfg.AGSSP.SCORER.SEED
+    )
+    raw = []
+    failures: list[dict] = []
+    with _bar("calibrate", len(sampled), progress) as bar:
+        for batch in loader(sampled):
+            bar.update(len(batch.infos) + len(batch.failures))
+            failures.extend(batch.failures)
+            for crops, _, source in batch.crop_batches(loader.batch_size):
+                scores = scorer(crops, source) if scorer.by_source else scorer(crops)
+                raw.append(scores.maps.flatten().cpu().numpy())
+    if not raw:
+        raise _nothing_readable(failures)
+    return Calibration.from_samples(
+        np.concatenate(raw), settings.LOW_QUANTILE, settings.HIGH_QUANTILE
+    )
+
+
+@dataclass
+class _Reading:
+    """Crops of images to fit on, and how the reading went."""
+
+    loader: ImageLoader
+    num_read: int = 0
+    failures: list[dict] = field(default_factory=list)
+
+    def crops(self, paths: Iterable[str], bar: tqdm) -> Iterator[torch.Tensor]:
+        for batch in self.loader(paths):
+            bar.update(len(batch.infos) + len(batch.failures))
+            self.failures.extend(batch.failures[: 3 - len(self.failures)])
+            self.num_read += len(batch.infos)
+            yield from (crops for crops, _, _ in batch.crop_batches(self.loader.batch_size))
+
+
+def _nothing_readable(failures: list[dict]) -> ValueError:
+    return ValueError(f"None of the images could be read. The first: {failures[:3]}")
+
+
+def _bar(description: str, total: int, progress: bool) -> tqdm:
+    return tqdm(total=total, desc=description, unit="img", disable=not progress)
+
+
+def normal_images(cfg, image_root: str) -> list[str]:
+    """The images that ``AGSSP.SCORER.NORMAL_IMAGES`` and ``NORMAL_SAMPLE`` name, as paths relative
+    to ``image_root`` or absolute ones.
+
+    An entry of NORMAL_IMAGES is an image, a folder of images (searched recursively), or a pattern
+    in which ``*`` stands for anything (folders too), relative to the image folder or absolute; or
+    a ``.txt`` file of such entries, one a line, itself below the image folder or relative to the
+    working folder.
+
+    Returns:
+        each image once, in the order of the entries, then of the sample.
+
+    Raises:
+        ValueError: neither key names any, an entry matches no image, or a list does not exist.
+    """
+    settings = cfg.AGSSP.SCORER
+    entries = list(_expanded(settings.NORMAL_IMAGES, image_root))
+    if not entries and settings.NORMAL_SAMPLE < 1:
+        raise ValueError(
+            f"The scorer {settings.NAME!r} needs a few normal images, but "
+            f"AGSSP.SCORER.NORMAL_IMAGES is {tuple(settings.NORMAL_IMAGES)} and NORMAL_SAMPLE "
+            f"{settings.NORMAL_SAMPLE}. List some in NORMAL_IMAGES (paths, folders or patterns "
+            "below the image folder, or a .txt file of them), or set NORMAL_SAMPLE to take so many "
+            "at random, where nearly all images are normal; or choose AGSSP.SCORER.NAME "
+            "mahalanobis or mutual, which need none."
+        )
+    found: dict[str, None] = {}
+    for entry in entries:
+        matches = _matches(entry, image_root)
+        if not matches:
+            raise ValueError(
+                f"AGSSP.SCORER.NORMAL_IMAGES has {entry!r}, which matches no image in {image_root}."
+            )
+        found.update(dict.fromkeys(_relative(match, image_root) for match in matches))
+    if settings.NORMAL_SAMPLE > 0:
+        sample = sample_paths(list_images(image_root), settings.NORMAL_SAMPLE, settings.SEED)
+        found.update(dict.fromkeys(sample))
+    return list(found)
+
+
+def _expanded(entries: Iterable[str], image_root: str) -> Iterator[str]:
+    for entry in entries:
+        if not entry.endswith(".txt"):
+            yield entry
+            continue
+        places = (os.path.join(image_root, entry), entry)
+        place = next(filter(os.path.isfile, places), None)
+        if place is None:
+            raise ValueError(
+                f"AGSSP.SCORER.NORMAL_IMAGES names {entry!r}, which exists neither in {image_root} "
+                "nor in the working folder."
+            )
+        # "-sig": Windows' editors put a mark at the beginning.
+        with open(place, encoding="utf-8-sig") as file:
+            yield from (line.strip() for line in file if line.strip())
+
+
+def _matches(entry: str, image_root: str) -> list[str]:
+    path = os.path.join(image_root, entry)
+    if os.path.isdir(path):
+        return [os.path.join(entry, image) for image in list_images(path)]
+    if "*" not in entry:
+        return [entry] if os.path.isfile(path) or "://" in image_root else []
+    folder = entry.partition("*")[0].rpartition("/")[0]
+    below = os.path.join(image_root, folder)
+    # Of fnmatch's special letters only "*": file names have brackets.
+    pattern = entry.removeprefix(folder).lstrip("/").replace("[", "[[]").replace("?", "[?]")
+    return [
+        os.path.join(folder, image)
+        for image in (list_images(below) if os.path.isdir(below) else ())
+        if fnmatch.fnmatchcase(image, pattern)
+    ]
+
+
+def _relative(path: str, image_root: str) -> str:
+    """As :func:`list_images` has it, if it is below ``image_root``: each image has one name."""
+    if "://" in image_root:
+        return path
+    root, full = os.path.normpath(image_root), os.path.normpath(os.path.join(image_root, path))
+    return os.path.relpath(full, root) if full.startswith(f"{root}/") else full

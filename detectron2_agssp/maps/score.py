@@ -1,0 +1,76 @@
+"""Images, as the scorer wants them, to raw maps: one per image, whatever crops it was scored in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detectron2_agssp.maps.geometry import InputGeometry, assemble
+from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader
+from detectron2_agssp.scoring.base import AnomalyScorer
+
+
+@dataclass
+class ScoredImage:
+    """Raw scores of one image: map (h, w), its score, and maps per described defect (K, h, w)."""
+
+    map: np.ndarray
+    score: float
+    defect_maps: np.ndarray | None = None
+
+
+def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoader:
+    """The stream of images that ``scorer`` and ``cfg.AGSSP.SCORER`` want."""
+    settings = cfg.AGSSP.SCORER
+    return ImageLoader(
+        image_root,
+        geometry=input_geometry(cfg, scorer),
+        batch_size=settings.BATCH_SIZE,
+        num_workers=settings.NUM_WORKERS,
+        bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
+        separate_sources=scorer.by_source,
+    )
+
+
+def input_geometry(cfg, scorer: AnomalyScorer) -> InputGeometry:
+    """How ``cfg.AGSSP.SCORER`` brings images to the scorer's size."""
+    settings = cfg.AGSSP.SCORER
+    return InputGeometry(
+        mode=settings.RESIZE,
+        image_size=scorer.image_size,
+        divisor=scorer.size_divisor,
+        stride=scorer.stride,
+        overlap=settings.TILE_OVERLAP,
+        scale=settings.TILE_SCALE,
+    )
+
+
+def score_batch(scorer: AnomalyScorer, batch: DecodedBatch, batch_size: int) -> list[ScoredImage]:
+    """Scores a decoded batch, at most ``batch_size`` crops at a time; one result an image."""
+    maps: list[list[np.ndarray]] = [[] for _ in batch.infos]
+    scores: list[list[float]] = [[] for _ in batch.infos]
+    defects: list[list[np.ndarray]] = [[] for _ in batch.infos]
+    for crops, owners, source in batch.crop_batches(batch_size):
+        if scorer.defect_names:
+            result, defect_maps = scorer.score_defects(crops)
+            for owner, defect_map in zip(owners, defect_maps.cpu().numpy(), strict=True):
+                defects[owner].append(defect_map)
+        else:
+            result = scorer(crops, source) if scorer.by_source else scorer(crops)
+        for owner, crop_map, score in zip(
+            owners, result.maps.cpu().numpy(), result.scores.tolist(), strict=True
+        ):
+            maps[owner].append(crop_map)
+            scores[owner].append(score)
+    return [
+        ScoredImage(
+            map=_whole(maps[index], *layout),
+            score=max(scores[index]),
+            defect_maps=_whole(defects[index], *layout) if defects[index] else None,
+        )
+        for index, layout in enumerate(batch.layouts)
+    ]
+
+
+def _whole(crops: list[np.ndarray], origins, grid) -> np.ndarray:
+    return crops[0] if grid is None else assemble(np.stack(crops), origins, grid)
