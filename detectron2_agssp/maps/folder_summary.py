@@ -4,9 +4,7 @@ The manifest is read twice, line by line, and nothing of it is kept but counts o
 few entries and a sample of line numbers: memory does not grow with the number of images.
 """
 
-import hashlib
 import heapq
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.maps.box_statistics import BoxStatistics
 from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.maps.manifest import finite_score, seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.maps.threshold import box_threshold_from_config
 
@@ -131,7 +130,7 @@ def summarize_map_folder(
     random, sample = Smallest(3 * num_examples), Smallest(max_images)
     entries = tqdm(store.entries(), desc="manifest", unit="img", disable=not progress)
     for position, entry in enumerate(entries):
-        score = _checked_score(store, entry)
+        score = finite_score(entry, store.manifest_path)
         sizes[str(entry["source"])] += 1
         low, high = min(low, score), max(high, score)
         best.add(-score, entry)
@@ -192,19 +191,3 @@ def summarize_map_folder(
         worst=lowest,
         random=drawn[:num_examples],
     )
-
-
-def seeded_rank(seed: int, image: str) -> int:
-    """A number that orders images at random, but the same way each time and in any folder."""
-    digest = hashlib.blake2b(os.fsencode(f"{seed}:{image}"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _checked_score(store: MapStore, entry: dict) -> float:
-    score = entry["score"]
-    if not isinstance(score, (int, float)) or not np.isfinite(score):
-        raise ValueError(
-            f"{store.manifest_path}: the score of {entry['image']!r} is {score!r}; expected a "
-            "finite number. Delete its map and run tools/generate_anomaly_maps.py again."
-        )
-    return score

@@ -1,6 +1,5 @@
 """A lazy stream of decoded images, batched by shape: memory does not grow with their number."""
 
-import hashlib
 import heapq
 import itertools
 import os
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detectron2_agssp.data.image_io import read_image
 from detectron2_agssp.maps.geometry import InputGeometry
+from detectron2_agssp.maps.manifest import seeded_rank
 
 # Images of their own aspect ratio have few sizes in common: more of them make fuller batches.
 ASPECT_CHUNK = 4
@@ -155,7 +155,7 @@ def chunks(items: Iterable, size: int) -> Iterator[list]:
 def sample_paths(paths: Iterable[str], count: int, seed: int) -> list[str]:
     """``count`` of ``paths`` chosen by a seeded hash of each: the choice does not depend on their
     order, and memory only on ``count``. Returned in the given order."""
-    ranked = ((_rank(path, seed), position, path) for position, path in enumerate(paths))
+    ranked = ((seeded_rank(seed, path), position, path) for position, path in enumerate(paths))
     chosen = heapq.nsmallest(count, ranked)
     return [path for _, _, path in sorted(chosen, key=lambda item: item[1])]
 
@@ -168,7 +168,7 @@ def sample_paths_by_source(
     for position, path in enumerate(paths):
         heap = chosen.setdefault(source_of(path, image_root), [])
         # heapq keeps the smallest on top: of negated ranks, the one to drop.
-        item = (-int.from_bytes(_rank(path, seed), "big"), -position, path)
+        item = (-seeded_rank(seed, path), -position, path)
         if len(heap) < count:
             heapq.heappush(heap, item)
         else:
@@ -177,7 +177,3 @@ def sample_paths_by_source(
         source: [path for _, _, path in sorted(heap, key=lambda item: -item[1])]
         for source, heap in chosen.items()
     }
-
-
-def _rank(path: str, seed: int) -> bytes:
-    return hashlib.blake2b(os.fsencode(f"{seed}:{path}"), digest_size=8).digest()

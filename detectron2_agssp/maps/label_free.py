@@ -5,7 +5,6 @@ Shapes: (h, w) a map's own grid, (H, W) its image, K boxes.
 """
 
 import bisect
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from tqdm import tqdm
 
+from detectron2_agssp.maps.box_statistics import covered_area
 from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
 from detectron2_agssp.maps.image_stream import sample_paths
+from detectron2_agssp.maps.manifest import finite_score
 from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.maps.threshold import box_threshold_from_config
 
@@ -128,7 +129,9 @@ def label_free_figures(
     sums = _Sums(cfg.AGSSP.BOXES, threshold, delta, thresholds)
     entries = _chosen(store, max_images, seed)
     for entry in tqdm(entries, desc=f"judging {map_root}", unit="img", disable=not progress):
-        sums.add(entry, load_map(store.root / entry["map"]), score_of(store, entry))
+        sums.add(
+            entry, load_map(store.root / entry["map"]), finite_score(entry, store.manifest_path)
+        )
     return sums.figures(str(map_root))
 
 
@@ -154,21 +157,6 @@ def box_agreement(boxes_a: np.ndarray, boxes_b: np.ndarray) -> float:
 def check_max_images(max_images: int) -> None:
     if max_images < 0:
         raise ValueError(f"max_images must be 0 (all) or positive, got {max_images}.")
-
-
-def score_of(store: MapStore, entry: dict) -> float:
-    """The image score of a manifest entry.
-
-    Raises:
-        ValueError: it is not a finite number.
-    """
-    score = entry["score"]
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        raise ValueError(
-            f"{store.manifest_path}: image {entry['image']!r} has score {score!r}; expected a "
-            "finite number. Delete its map and run tools/generate_anomaly_maps.py again."
-        )
-    return float(score)
 
 
 def _chosen(store: MapStore, max_images: int, seed: int) -> Iterator[dict]:
@@ -203,14 +191,11 @@ class _Sums:
             return boxes_from_map(full, height, width, threshold, **self.settings)[0]
 
         boxes = boxes_at(self.threshold)
-        inside = np.zeros((height, width), bool)
-        for x0, y0, x1, y1 in boxes.astype(int):
-            inside[y0:y1, x0:x1] = True
         self.images += 1
         self.means += [
             len(boxes) > 0,
             len(boxes),
-            inside.mean(),
+            covered_area(boxes) / (height * width),
             (anomaly_map > self.threshold).mean(),
             box_agreement(boxes, boxes_at(max(self.threshold - self.delta, 0.0))),
             box_agreement(boxes, boxes_at(min(self.threshold + self.delta, 1.0))),

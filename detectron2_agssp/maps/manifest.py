@@ -6,6 +6,7 @@ A run appends in that order, so a file is a few sorted stretches: one a run, or 
 import heapq
 import itertools
 import json
+import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator
@@ -92,6 +93,27 @@ def _lines_of_stretch(path: Path, start: int) -> Iterator[tuple[list[str], dict]
                 return
             yield key, entry
             previous = key
+
+
+def finite_score(entry: dict, path: Path) -> float:
+    """The image score of an entry of the manifest ``path``.
+
+    Raises:
+        ValueError: it is not a finite number.
+    """
+    score = entry["score"]
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        raise ValueError(
+            f"{path}: image {entry['image']!r} has score {score!r}; expected a finite number. "
+            "Delete its map and run tools/generate_anomaly_maps.py again."
+        )
+    return float(score)
+
+
+def seeded_rank(seed: int, image: str) -> int:
+    """A number that orders images at random, but the same way each time and in any folder."""
+    digest = blake2b(os.fsencode(f"{seed}:{image}"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 class PathSet:

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.maps.image_stream import sample_paths
-from detectron2_agssp.maps.label_free import check_max_images, score_of
-from detectron2_agssp.maps.store import MapStore, load_map, sort_key
+from detectron2_agssp.maps.label_free import check_max_images
+from detectron2_agssp.maps.manifest import finite_score, sort_key
+from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 # Of the printed table: header -> attribute.
@@ -114,7 +115,7 @@ def agreement(
         if sample is not None and entries[0]["image"] not in sample:
             continue
         for side in (0, 1):
-            scores[side].append(score_of(stores[side], entries[side]))
+            scores[side].append(finite_score(entries[side], stores[side].manifest_path))
         maps = _on_one_grid(
             *(load_map(stores[side].root / entries[side]["map"]) for side in (0, 1))
         )

@@ -22,12 +22,9 @@ from detectron2_agssp.maps.manifest import (
     PathSet,
     json_line,
     merge_sorted,
-    sort_key,
     truncate_unfinished_line,
 )
 from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, write_json
-
-__all__ = ["MANIFEST_KEYS", "MapStore", "load_map", "sees_nothing", "sort_key"]
 
 MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
 Shard = tuple[int, int]

@@ -229,7 +229,7 @@ def test_bad_folders(cfg, make_folder, tmp_path):
 def test_scores_that_are_no_numbers(cfg, folder, score):
     entry = next(MapStore(folder).entries())
     MapStore(folder).append([{**entry, "score": score}])
-    with pytest.raises(ValueError, match=r"the score of 'a/1\.png' is"):
+    with pytest.raises(ValueError, match=r"image 'a/1\.png' has score .*expected a finite number"):
         report(cfg, folder)
 
 
