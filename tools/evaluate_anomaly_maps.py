@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Judges a map folder against masks: AUROC, AP, F1-max and AUPRO by class and on average.
 
-    tools/evaluate_anomaly_maps.py MAP_DIR MASK_DIR [--size 256] [--output table.json]
+    tools/evaluate_anomaly_maps.py MAP_DIR MASKS [--size 256] [--output table.json]
 
-Masks have the images' relative paths (scratches/1.jpg -> scratches/1.png); images without a mask
-are left out. A class is the first folder of an image's path.
+MASKS is a folder of masks with the images' relative paths (scratches/1.jpg -> scratches/1.png),
+where a class is the first folder of an image's path; or a COCO json, whose boxes (or masks) are
+the truth. Images without any are left out.
 """
 
 import argparse
@@ -24,14 +25,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("map_dir")
-    parser.add_argument("mask_dir")
+    parser.add_argument("masks")
     parser.add_argument("--size", type=int, default=256, help="pixels a side; 0: the image's own")
     parser.add_argument("--threshold", type=int, default=127, help="mask values above are defect")
     parser.add_argument("--output", default="", metavar="FILE", help="also write the table as json")
     args = parser.parse_args()
     with readable_errors():
         metrics = map_folder_metrics(
-            args.map_dir, args.mask_dir, size=args.size, threshold=args.threshold
+            args.map_dir, args.masks, size=args.size, threshold=args.threshold
         )
     table = table_of(metrics)
     print(format_table(table, largest_error_bound(metrics)))

@@ -1,6 +1,5 @@
-"""A map folder against a folder of masks, by class."""
+"""A map folder against a folder of masks, or a COCO json, by class."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.maps.metrics_stream import MapMetrics
 from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.maps.truth import ground_truth
 
 METRIC_NAMES = ("auroc", "ap", "f1_max", "aupro")
 # The table has three decimals.
@@ -19,15 +19,17 @@ VISIBLE_ERROR = 1e-4
 def evaluate_map_folder(
     map_root: str | Path, mask_root: str | Path, *, size: int = 256, threshold: int = 127
 ) -> dict[str, dict[str, float]]:
-    """Pixel-level metrics by class (the map's ``source``: its image's first folder).
+    """Pixel-level metrics by class: of masks, the map's ``source`` (its image's first folder); of a
+    COCO json, its categories.
 
-    Only images that have a mask are judged; ``<mask_root>/<image's relative path>.png`` or another
-    image suffix. Maps are resized bilinearly, masks by the nearest pixel. Memory does not grow
-    with the number of images: see :func:`map_folder_metrics` for the (small) error of that.
+    Only images that have a mask are judged: ``<mask_root>/<image's relative path>.png`` or another
+    image suffix; or labels (boxes, filled, or masks) in a COCO json. Maps are resized bilinearly,
+    masks by the nearest pixel. Memory does not grow with the number of images: see
+    :func:`map_folder_metrics` for the (small) error of that.
 
     Args:
         map_root: a map folder.
-        mask_root: folder of masks with the layout of the images.
+        mask_root: folder of masks with the layout of the images, or a COCO ``.json``.
         size: maps and masks are compared at size x size pixels; 0 at each image's own size.
         threshold: mask values above it are defect, in [0, 255].
 
@@ -59,18 +61,15 @@ def map_folder_metrics(
     """
     if size < 0:
         raise ValueError(f"size must be 0 (each image's own) or positive, got {size}.")
-    mask_root = Path(mask_root)
-    if not mask_root.is_dir():
-        raise FileNotFoundError(f"Mask folder {str(mask_root)!r} does not exist.")
+    truth = ground_truth(mask_root, threshold)
     metrics: dict[str, MapMetrics] = {}
-    for source, anomaly_map, mask in _pairs(MapStore(map_root), mask_root, size, threshold):
+    for source, anomaly_map, mask in _pairs(MapStore(map_root), truth, size):
         if source not in metrics:
             metrics[source] = MapMetrics(num_bins)
         metrics[source].update(anomaly_map, mask)
     if not metrics:
         raise ValueError(
-            f"None of the images of {map_root} has a mask in {mask_root}. Masks are found by the "
-            "image's relative path with a mask's suffix, e.g. scratches/1.jpg -> scratches/1.png."
+            f"None of the images of {map_root} has a mask in {mask_root}. {truth.hint}"
         )
     for source, of_class in metrics.items():
         try:
@@ -101,30 +100,19 @@ def largest_error_bound(metrics: dict[str, MapMetrics]) -> float:
     return max(max(of_class.error_bounds().values()) for of_class in metrics.values())
 
 
-def _pairs(store, mask_root, size, threshold) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _pairs(store, truth, size) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     for entry in store.entries():
-        path = find_mask(mask_root, entry["image"])
-        if path is None:
+        known = truth(entry)
+        if known is None:
             continue
-        with Image.open(path) as opened:
-            mask = np.asarray(opened.convert("L")) > threshold
+        name, mask = known
         height, width = (size, size) if size else (entry["height"], entry["width"])
         mask = np.asarray(
             Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST), bool
         )
         anomaly_map = resize_map(load_map(store.root / entry["map"]), height, width)
         # Interpolation between two ones may round to slightly more than one.
-        yield entry["source"], anomaly_map.clip(0, 1), mask
-
-
-def find_mask(mask_root: Path, image: str) -> Path | None:
-    """The mask of an image, by its relative path with any of the usual suffixes."""
-    stem = os.path.splitext(image)[0]
-    for suffix in (".png", ".bmp", ".tif", ".tiff", ".jpg"):
-        path = mask_root / f"{stem}{suffix}"
-        if path.exists():
-            return path
-    return None
+        yield name, anomaly_map.clip(0, 1), mask
 
 
 def format_table(table: dict[str, dict[str, float]], error_bound: float = 0.0) -> str:
