@@ -50,7 +50,8 @@ def collect_environment() -> list[tuple[str, str]]:
                 "loaded" if compiled else "not loaded (no deformable convolution, rotated boxes)",
             )
         )
-    rows.append(("AGSSP ops", "pure PyTorch (this version has no compiled ops)"))
+    if importlib.util.find_spec("torch"):
+        rows.append(("AGSSP ops", _operators()))
     return rows
 
 
@@ -78,6 +79,13 @@ def _loads(module: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+def _operators() -> str:
+    from detectron2_agssp.ops import native
+    from detectron2_agssp.ops.channel_energy import NATIVE_DEVICES
+
+    return native.describe(NATIVE_DEVICES)
 
 
 def _torch_rows() -> list[tuple[str, str]]:

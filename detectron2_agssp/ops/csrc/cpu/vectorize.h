@@ -1,0 +1,52 @@
+// What the CPU kernels share: one source, compiled for several instruction sets, chosen at load.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cstdint>
+#include <cstring>
+
+// GCC compiles a function marked so three times and picks by the processor when the library is
+// loaded: the loops use AVX-512 or AVX2 where there is one, and the file runs anywhere.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#define AGSSP_CLONES \
+  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define AGSSP_CLONES
+#endif
+
+// Only what is inlined into a clone is compiled for its instruction set.
+#define AGSSP_INLINE inline __attribute__((always_inline))
+
+namespace agssp {
+
+AGSSP_INLINE float to_float(float value) { return value; }
+AGSSP_INLINE double to_float(double value) { return value; }
+
+AGSSP_INLINE float to_float(c10::BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.x) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// Without a branch, so that loops over it become vector code: the exponent is moved to its place,
+// then corrected by a product, which also turns subnormal numbers into normal ones.
+AGSSP_INLINE float to_float(c10::Half value) {
+  const uint32_t sign = static_cast<uint32_t>(value.x & 0x8000u) << 16;
+  const uint32_t rest = static_cast<uint32_t>(value.x & 0x7fffu) << 13;
+  float magnitude;
+  std::memcpy(&magnitude, &rest, sizeof(magnitude));
+  magnitude *= 5.192296858534828e+33f;  // 2^112
+  uint32_t bits;
+  std::memcpy(&bits, &magnitude, sizeof(bits));
+  // Infinity and NaN: 0x7c00 became 2^16 in value; their exponent is set to all ones.
+  bits |= (value.x & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+  bits |= sign;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+}  // namespace agssp

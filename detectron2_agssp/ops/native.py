@@ -1,0 +1,97 @@
+"""The compiled operators: finding and loading them, and which implementation runs.
+
+The library registers its kernels with PyTorch's dispatcher (``torch.ops.detectron2_agssp``); where
+it is missing or does not fit, every operator runs its pure-PyTorch reference. All is decided on
+import, so that ``torch.compile`` sees constants.
+"""
+
+import importlib.machinery
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "AGSSP_OPS"
+CHOICES = ("", "reference", "native")
+DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+HOW_TO_BUILD = "`pip install --no-build-isolation -e .` where there is a C++ compiler"
+
+
+def library_path() -> Path | None:
+    """The compiled library beside this file; None if it was not built."""
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_C{suffix}"
+        if path.exists():
+            return path
+    return None
+
+
+def _load() -> str:
+    """Loads the library; "" if that worked, else why not."""
+    path = library_path()
+    if path is None:
+        return f"not built; {HOW_TO_BUILD} builds them"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        reason = f"built for another PyTorch: {error}; {HOW_TO_BUILD} builds them again"
+        logger.warning("The compiled operators are not used: %s", reason)
+        return reason
+    return ""
+
+
+# "" where the library is loaded, else why it is not.
+MISSING = _load()
+# What AGSSP_OPS asks for: "" (native where there is one), "reference" or "native".
+WANTED = os.environ.get(VARIABLE, "")
+if WANTED not in CHOICES:
+    raise ValueError(f"{VARIABLE} is {WANTED!r}. Choices: '', 'reference', 'native'.")
+
+
+def register_native(name: str, register: Callable[[], None]) -> frozenset[str]:
+    """Called by each operator's module on import.
+
+    Args:
+        name: of the operator.
+        register: registers its fake kernels and gradients; called if the library is there.
+
+    Returns:
+        The device types that have a kernel.
+    """
+    if MISSING:
+        return frozenset()
+    register()
+    return frozenset(
+        device
+        for device, key in DEVICES.items()
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"detectron2_agssp::{name}", key)
+    )
+
+
+def use_native(devices: frozenset[str], device: torch.device) -> bool:
+    """Whether an operator with kernels for ``devices`` runs compiled on ``device``.
+
+    Raises:
+        RuntimeError: AGSSP_OPS is "native" and there is no kernel.
+    """
+    if WANTED == "reference":
+        return False
+    if WANTED == "native" and device.type not in devices:
+        raise RuntimeError(
+            f"{VARIABLE} is 'native', but this operator cannot run so on {device.type}: "
+            f"{MISSING or 'the library has no such kernel'}."
+        )
+    return device.type in devices
+
+
+def describe(devices: frozenset[str]) -> str:
+    """One line for ``collect_env``, of an operator's ``devices``."""
+    if MISSING:
+        return f"pure PyTorch (compiled ones: {MISSING})"
+    asked = f"; {VARIABLE}={WANTED}" if WANTED else ""
+    return f"compiled for {' and '.join(sorted(devices))}{asked}"
