@@ -1,7 +1,8 @@
 """Every shipped config: it loads, its model is built, and its settings make sense together."""
 
 import pytest
-from detectron2.config import LazyConfig, get_cfg, instantiate
+import small_clip
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from omegaconf import ListConfig
@@ -10,7 +11,7 @@ from tiny_models import CONFIGS, make_cfg
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.data import MAPPER_REGISTRY
 from detectron2_agssp.engine import AGSSPTrainer
-from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY
+from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
 
 
 def shipped(pattern: str) -> list[str]:
@@ -106,11 +107,53 @@ def test_maps_name_a_registered_scorer(path):
     assert make_cfg(path).AGSSP.SCORER.NAME in ANOMALY_SCORER_REGISTRY
 
 
+@pytest.mark.parametrize("path", MAPS)
+def test_its_scorer_is_built(path, tmp_path, monkeypatch):
+    """On random weights, and a small stand-in for CLIP."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    stand_ins = {"AGSSP.SCORER.DEVICE": "cpu", "AGSSP.SCORER.WEIGHTS": "", "MODEL.WEIGHTS": ""}
+    cfg = make_cfg(path, stand_ins)
+    scorer = cfg.AGSSP.SCORER
+    if scorer.NAME == "kead" or scorer.FEATURES == "clip":
+        pytest.importorskip("open_clip")
+        assert scorer.KEAD.MODEL.endswith(f"-{scorer.IMAGE_SIZE}")
+        scorer.IMAGE_SIZE = small_clip.CONFIG["vision_cfg"]["image_size"]
+        scorer.KEAD.MODEL = small_clip.NAME
+        scorer.KEAD.PRETRAINED = str(small_clip.make_small_clip(tmp_path))
+    assert build_anomaly_scorer(cfg).image_size == scorer.IMAGE_SIZE
+
+
+def test_kead_configs():
+    """They differ in the normal images and what the examples are of."""
+    zero_shot, few_shot = (make_cfg(f"maps/kead{kind}.yaml") for kind in ("", "_few_shot"))
+    assert (zero_shot.AGSSP.SCORER.KEAD.MODE, few_shot.AGSSP.SCORER.KEAD.MODE) == (
+        "zero_shot",
+        "both",
+    )
+    assert few_shot.AGSSP.SCORER.NORMAL_IMAGES
+    for cfg in (zero_shot, few_shot):
+        assert not cfg.AGSSP.SCORER.KEAD.ALLOW_DOWNLOAD
+        cfg.AGSSP.SCORER.NORMAL_IMAGES = ()
+        cfg.AGSSP.SCORER.KEAD.MODE = cfg.AGSSP.SCORER.KEAD.DESCRIPTIONS = ""
+    assert settings_of(zero_shot.AGSSP) == settings_of(few_shot.AGSSP)
+
+
 def test_mahalanobis_has_the_defaults_as_it_says():
     cfg, defaults = make_cfg("maps/mahalanobis.yaml"), get_cfg()
     assert cfg.AGSSP.SCORER.IMAGE_SIZE == 256
     defaults.AGSSP.SCORER.IMAGE_SIZE = 256
     assert settings_of(cfg.AGSSP) == settings_of(defaults.AGSSP)
+
+
+@pytest.mark.parametrize("name", ["memory", "mutual"])
+def test_scorers_without_text_look_at_the_same(name):
+    """As mahalanobis does; what is theirs alone is spelled out, with its defaults."""
+    cfg, expected = make_cfg(f"maps/{name}.yaml"), make_cfg("maps/mahalanobis.yaml")
+    assert name == cfg.AGSSP.SCORER.NAME
+    expected.AGSSP.SCORER.NAME = name
+    assert settings_of(cfg.AGSSP) == settings_of(expected.AGSSP)
+    spelled_out = CfgNode.load_yaml_with_base(str(CONFIGS / f"maps/{name}.yaml"))
+    assert set(spelled_out["AGSSP"]["SCORER"][name.upper()]) == set(cfg.AGSSP.SCORER[name.upper()])
 
 
 def test_every_lazy_config_has_its_yaml():

@@ -1,6 +1,7 @@
 """What a map folder remembers of the scorer that made it, and getting it back."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from detectron2_agssp.scoring.build import build_anomaly_scorer
 
 # Settings that change neither what is computed nor its order.
 RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
+# Of MODEL, what a backbone of Detectron2's is built from.
+BACKBONE_KEYS = ("BACKBONE", "FPN", "PIXEL_MEAN", "PIXEL_STD", "RESNETS")
 
 
 def record_scorer(
@@ -98,7 +101,12 @@ def _settings(cfg) -> dict:
     for key in [key for key, value in scorer.items() if isinstance(value, dict)]:
         if key not in used:
             scorer.pop(key)
+    backbone = {}
+    if scorer["FEATURES"] == "detectron2":
+        backbone = {key: cfg.MODEL[key] for key in BACKBONE_KEYS}
     return {
+        # As JSON gives it back: tuples as lists, however deep.
+        **json.loads(json.dumps(backbone)),
         "SCORER": scorer,
         "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
         "BIT_DEPTH": cfg.AGSSP.INPUT.BIT_DEPTH,
@@ -110,7 +118,9 @@ def _fingerprint(scorer: AnomalyScorer) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(scorer.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes: NumPy has no bfloat16.
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(content.numpy().tobytes())
     return digest.hexdigest()
 
 

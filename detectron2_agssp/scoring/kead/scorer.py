@@ -1,0 +1,239 @@
+"""KeAD as a scorer: described defects, a few normal images, or both (AGSSP, section on KeAD).
+
+Shapes: N images, h x w patches, D channels of the embedding, K described defects, M normal patches.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor
+
+from detectron2_agssp.scoring.base import (
+    AnomalyScorer,
+    AnomalyScores,
+    as_batches,
+    check_images,
+    strongest_cells,
+)
+from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY
+from detectron2_agssp.scoring.kead.clip_features import ClipEncoder
+from detectron2_agssp.scoring.kead.clip_model import load_clip
+from detectron2_agssp.scoring.kead.descriptions import ObjectDescription, load_descriptions
+from detectron2_agssp.scoring.kead.maps import (
+    few_shot_maps,
+    text_anomaly_image_scores,
+    text_anomaly_maps,
+)
+from detectron2_agssp.scoring.kead.prompts import TextFeatures
+from detectron2_agssp.scoring.kead.text_cache import load_text_features
+
+MODES = ("zero_shot", "few_shot", "both")
+_TEXTS = ("text_normal", "text_anomaly", "text_empty", "text_defects")
+
+
+class KeadScorer(AnomalyScorer):
+    """Similarity of V-V patches to described defects, plus distance to normal patches.
+
+    An image's score is CLIP's own similarity to the texts; with normal images, the mean of that
+    and the map's maximum; without texts, the maximum.
+
+    Args:
+        encoder: the vision side of CLIP.
+        text: the text side; may be None in mode "few_shot".
+        image_size: side in pixels of the square that images are resized to.
+        mode: "zero_shot" (texts alone), "few_shot" (normal images alone) or "both".
+        temperature: of the softmax between the normal and the anomalous text.
+        defect_maps: also give a map per described defect.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        encoder: ClipEncoder,
+        text: TextFeatures | None,
+        image_size: int = 240,
+        mode: str = "zero_shot",
+        temperature: float = 0.07,
+        defect_maps: bool = False,
+    ):
+        super().__init__()
+        check_settings(mode, temperature)
+        if text is None and (mode != "few_shot" or defect_maps):
+            raise ValueError(f"KeAD's mode {mode!r} and defect maps need texts; got none.")
+        self.uses_text, self.uses_memory = mode != "few_shot", mode != "zero_shot"
+        self.fits_on = "normal" if self.uses_memory else None
+        self.encoder = encoder
+        self.image_size = image_size
+        self.stride = self.size_divisor = encoder.encoder.patch_size[0]
+        if image_size % self.stride:
+            raise ValueError(
+                f"AGSSP.SCORER.IMAGE_SIZE is {image_size}, not a multiple of the patch size "
+                f"{self.stride}. CLIP ViT-B-16-plus-240 takes 240."
+            )
+        self.temperature = temperature
+        channels = encoder.encoder.embedding_size
+        if text is None:
+            empty = torch.zeros(0, channels)
+            text = TextFeatures(empty, empty, empty, empty, ())
+        for name in _TEXTS:
+            self.register_buffer(name, getattr(text, name.removeprefix("text_")).detach().clone())
+        self.defect_names = tuple(text.defect_names) if defect_maps else ()
+        layers = len(encoder.encoder.feature_layers)
+        # The normal images' patches, per layer, unit vectors.
+        self.register_buffer("memory", torch.zeros(layers, 0, channels))
+
+    @classmethod
+    def from_config(cls, cfg):
+        scorer = cfg.AGSSP.SCORER
+        kead = scorer.KEAD
+        # What is quick to check comes first: the weights, and then the texts, take a while.
+        check_settings(kead.MODE, kead.TEMPERATURE)
+        described = None
+        if kead.MODE != "few_shot" or kead.DEFECT_MAPS:
+            described = choose_object(kead.DESCRIPTIONS, kead.OBJECT)
+        downloads = {"allow_download": kead.ALLOW_DOWNLOAD}
+        clip = load_clip(kead.MODEL, kead.PRETRAINED, **downloads)
+        encoder = ClipEncoder(
+            clip,
+            precision=scorer.PRECISION,
+            feature_layers=kead.FEATURE_LAYERS,
+            num_vv_blocks=kead.NUM_VV_BLOCKS,
+            residual=kead.RESIDUAL,
+        )
+        return {
+            "encoder": encoder,
+            "text": described and load_text_features(clip, kead.MODEL, described, **downloads),
+            "image_size": scorer.IMAGE_SIZE,
+            "mode": kead.MODE,
+            "temperature": kead.TEMPERATURE,
+            "defect_maps": kead.DEFECT_MAPS,
+        }
+
+    @torch.no_grad()
+    def fit(self, images: Tensor | Iterable[Tensor]) -> "KeadScorer":
+        """Keeps all patches of a few normal images; does nothing in mode "zero_shot".
+
+        Raises:
+            ValueError: there are no images, or their patches are not finite.
+        """
+        if not self.uses_memory:
+            return self
+        layers = []
+        for batch in as_batches(images):
+            if len(batch) == 0:
+                continue
+            _, patches, _ = self.encoder(batch)
+            layers.append(torch.stack([p[:, 1:].flatten(0, 1) for p in patches]))
+        if not layers:
+            raise ValueError(
+                "KeAD's few-shot map was given no normal images. List some in "
+                "AGSSP.SCORER.NORMAL_IMAGES, sample them by AGSSP.SCORER.NORMAL_SAMPLE, or set "
+                "AGSSP.SCORER.KEAD.MODE zero_shot."
+            )
+        memory = F.normalize(torch.cat(layers, dim=1), dim=-1)
+        if not torch.isfinite(memory).all():
+            raise ValueError(
+                "CLIP's patches of the normal images are not finite: check its weights, and "
+                "whether AGSSP.SCORER.PRECISION fp16 overflows where fp32 or bf16 does not."
+            )
+        self.memory = memory
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
+        """RGB images (N, 3, H, W), float32 in [0, 255] -> raw scores.
+
+        Raises:
+            RuntimeError: a few-shot scorer was not fitted.
+        """
+        return self._score(*self._encode(images))
+
+    @torch.no_grad()
+    def score_defects(self, images: Tensor) -> tuple[AnomalyScores, Tensor]:
+        """The scores, and per described defect the softmax between its text and the normal one,
+        (N, K, h, w) in [0, 1]."""
+        embedding, patches, grid = self._encode(images)
+        scores = self._score(embedding, patches, grid)
+        maps = [
+            text_anomaly_maps(
+                patches, self.text_normal, defect, self.text_empty, self.temperature, grid
+            )
+            for defect in self.text_defects[: len(self.defect_names)]
+        ]
+        stacked = torch.stack(maps, dim=1) if maps else scores.maps.new_zeros(len(images), 0, *grid)
+        return scores, stacked
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over a :meth:`learned_state`; its texts to the bit, which another machine may have
+        encoded.
+
+        Raises:
+            ValueError: it is another scorer's, or of other descriptions.
+        """
+        own = self.learned_state()
+        for name in _TEXTS:
+            old, new = state.get(name), own[name]
+            if old is not None and not _same_text(old.cpu(), new.cpu()):
+                raise ValueError(
+                    f"The stored scorer was made with other descriptions ({name} differs, of shape "
+                    f"{tuple(old.shape)} there and {tuple(new.shape)} here). Restore "
+                    "AGSSP.SCORER.KEAD.DESCRIPTIONS as they were, or choose another folder."
+                )
+        super().load_learned_state(state)
+
+    def _encode(self, images: Tensor):
+        if self.uses_memory and self.memory.shape[1] == 0:
+            raise RuntimeError("KeAD is not fitted: call fit(normal_images) first.")
+        check_images(images)
+        return self.encoder(images)
+
+    def _score(self, embedding: Tensor, patches: list[Tensor], grid) -> AnomalyScores:
+        maps = torch.zeros(len(embedding), *grid, device=embedding.device)
+        if self.uses_text:
+            texts = (self.text_normal, self.text_anomaly, self.text_empty, self.temperature)
+            maps = maps + text_anomaly_maps(patches, *texts, grid)
+            scores = text_anomaly_image_scores(embedding, *texts)
+        if self.uses_memory:
+            maps = maps + few_shot_maps(patches, self.memory, grid)
+            strongest = strongest_cells(maps)
+            scores = (scores + strongest) / 2 if self.uses_text else strongest
+        return AnomalyScores(maps, scores)
+
+
+def check_settings(mode: str, temperature: float) -> None:
+    """Raises ValueError for an unknown mode, or a temperature that is not positive."""
+    if mode not in MODES:
+        raise ValueError(f"AGSSP.SCORER.KEAD.MODE is {mode!r}. Choices: {', '.join(MODES)}.")
+    if not temperature > 0:
+        raise ValueError(f"AGSSP.SCORER.KEAD.TEMPERATURE must be positive, got {temperature}.")
+
+
+def _same_text(first: Tensor, second: Tensor) -> bool:
+    """Unit vectors that differ by no more than rounding does on another machine."""
+    return first.shape == second.shape and bool(((first - second).norm(dim=-1) < 1e-4).all())
+
+
+def choose_object(descriptions: str, name: str) -> ObjectDescription:
+    """The object ``name`` of a file or built-in of descriptions; "" if it has only one.
+
+    Raises:
+        ValueError: no such object, or several to choose from (they are listed).
+    """
+    objects = load_descriptions(descriptions)
+    if not name and len(objects) == 1:
+        return next(iter(objects.values()))
+    if name in objects:
+        return objects[name]
+    raise ValueError(
+        f"AGSSP.SCORER.KEAD.OBJECT is {name!r}. Choose one that {descriptions!r} "
+        f"(AGSSP.SCORER.KEAD.DESCRIPTIONS) describes: {', '.join(map(repr, objects))}."
+    )
+
+
+@ANOMALY_SCORER_REGISTRY.register()
+def kead(cfg) -> KeadScorer:
+    """``AGSSP.SCORER.NAME: kead``."""
+    return KeadScorer(cfg)

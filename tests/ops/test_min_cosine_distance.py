@@ -1,0 +1,168 @@
+"""The nearest neighbour by cosine against plain loops, in every dtype and layout."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from detectron2_agssp.ops import min_cosine_distance
+
+# "detectron2_agssp.ops.min_cosine_distance" as an attribute is the function.
+MODULE = "detectron2_agssp.ops.min_cosine_distance"
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def by_hand(queries, memory):
+    """(..., D), (M, D) -> (...), by loops over Python floats."""
+    rows = memory.double().tolist()
+    nearest = [
+        1 - max(cosine(query, row) for row in rows)
+        for query in queries.double().reshape(-1, queries.shape[-1]).tolist()
+    ]
+    return torch.tensor(nearest).reshape(queries.shape[:-1])
+
+
+def cosine(a, b):
+    product = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / product if product else 0.0
+
+
+def contiguous(tensor):
+    return tensor.contiguous()
+
+
+def strided(tensor):
+    return torch.stack([tensor, tensor + 1], dim=-1).flatten(-2)[..., ::2]
+
+
+def transposed(tensor):
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def expanded(tensor):
+    return tensor[:1].expand_as(tensor)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [contiguous, strided, transposed, expanded])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 4, 5), (1, 1)])
+def test_against_loops(shape, layout, dtype):
+    queries = layout(random(*shape, dtype=dtype))
+    memory = layout(random(6, shape[-1], seed=1, dtype=dtype))
+    before = queries.clone(), memory.clone()
+    result = min_cosine_distance(queries, memory)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, by_hand(queries, memory), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((queries, memory), before, rtol=0, atol=0)
+
+
+def test_queries_and_memory_of_different_types():
+    queries, memory = random(4, 8, dtype=torch.float16), random(9, 8, seed=1, dtype=torch.float64)
+    expected = by_hand(queries, memory)
+    torch.testing.assert_close(min_cosine_distance(queries, memory), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (3, 4), (5, 100), (100, 5), (13, 17)])
+def test_tiles_change_nothing(monkeypatch, tiles):
+    """Also where the last tile is a part, or one tile is all there is."""
+    queries, memory = random(13, 6), random(17, 6, seed=1)
+    shapes = []
+    matmul = torch.Tensor.__matmul__
+
+    def recorded(a, b):
+        shapes.append((len(a), b.shape[1]))
+        return matmul(a, b)
+
+    expected = min_cosine_distance(queries, memory)
+    set_tiles(monkeypatch, *tiles)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", recorded)
+    torch.testing.assert_close(min_cosine_distance(queries, memory), expected)
+    assert len(shapes) == math.ceil(13 / tiles[0]) * math.ceil(17 / tiles[1])
+    assert max(a for a, _ in shapes) <= tiles[0]
+    assert max(b for _, b in shapes) <= tiles[1]
+
+
+def set_tiles(monkeypatch, queries, memory):
+    monkeypatch.setattr(sys.modules[MODULE], "QUERY_TILE", queries)
+    monkeypatch.setattr(sys.modules[MODULE], "MEMORY_TILE", memory)
+
+
+def test_more_than_one_of_its_own_tiles():
+    queries, memory = random(1500, 4), random(5000, 4, seed=1)
+    a, b = (torch.nn.functional.normalize(x.double(), dim=1) for x in (queries, memory))
+    expected = (1 - (a @ b.T).amax(dim=1)).float()
+    torch.testing.assert_close(min_cosine_distance(queries, memory), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5)])
+def test_no_queries(shape):
+    result = min_cosine_distance(torch.zeros(shape), random(3, 5))
+    assert result.shape == shape[:-1]
+    assert result.dtype == torch.float32
+
+
+def test_same_opposite_and_zero():
+    memory = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
+    queries = torch.tensor([[1e-3, 0], [0, 1e3], [-1, -1], [-1, 0], [0, 0]])
+    expected = torch.tensor([0, 0, 1 + math.sqrt(0.5), 1, 1])
+    torch.testing.assert_close(min_cosine_distance(queries, memory), expected)
+    torch.testing.assert_close(min_cosine_distance(-memory, memory[:1]), torch.tensor([2.0, 1.0]))
+    # A zero in the memory is nearer than what points away.
+    torch.testing.assert_close(
+        min_cosine_distance(queries, torch.zeros(1, 2)), torch.ones(len(queries))
+    )
+
+
+def test_rounding_stays_in_range():
+    rows = random(200, 16, dtype=torch.bfloat16)
+    result = min_cosine_distance(rows, rows)
+    assert result.min() >= 0
+    assert result.max() <= 1e-6
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e30])
+def test_a_query_that_is_not_finite_spoils_itself_only(bad):
+    queries, memory = random(5, 3), random(4, 3, seed=1)
+    expected = min_cosine_distance(queries, memory)
+    queries[2, 1] = bad
+    result = min_cosine_distance(queries, memory)
+    assert result[2].isnan()
+    torch.testing.assert_close(result[[0, 1, 3, 4]], expected[[0, 1, 3, 4]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("row", [0, 5])
+def test_a_memory_that_is_not_finite_is_refused(monkeypatch, row, bad):
+    set_tiles(monkeypatch, 2, 3)
+    memory = random(6, 3)
+    memory[row, 0] = bad
+    with pytest.raises(ValueError, match=r"memory \(6, 3\).*not finite.*leave them out"):
+        min_cosine_distance(random(5, 3), memory)
+
+
+def test_no_gradients():
+    queries = random(3, 4).requires_grad_()
+    assert not min_cosine_distance(queries, random(2, 4)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("queries", "memory", "received"),
+    [
+        (random(2, 3), random(0, 3), r"\(0, 3\)"),
+        (random(2, 0), random(4, 0), r"\(4, 0\)"),
+        (random(2, 3), random(4, 5), r"\(2, 3\).*\(4, 5\)"),
+        (random(2, 3), random(3), r"and \(3,\)"),
+        (torch.tensor(1.0), random(4, 1), r"got \(\)"),
+        (torch.ones(2, 3, dtype=torch.int64), random(4, 3), "torch.int64"),
+        (random(2, 3), torch.ones(4, 3, dtype=torch.uint8), "torch.uint8"),
+        (random(2, 3), random(4, 3).to("meta"), "on cpu and .* on meta"),
+    ],
+)
+def test_bad_arguments(queries, memory, received):
+    with pytest.raises(ValueError, match=rf"floating-point queries.*{received}"):
+        min_cosine_distance(queries, memory)

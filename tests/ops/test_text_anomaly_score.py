@@ -1,0 +1,142 @@
+"""The softmax over two texts against plain loops, in every dtype and layout."""
+
+import math
+
+import pytest
+import torch
+
+from detectron2_agssp.ops import text_anomaly_score
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def by_hand(features, text, temperature):
+    """(N, L, D), (2, D) -> (N, L), by loops over Python floats."""
+    normal, anomaly = text.double().tolist()
+    return torch.tensor(
+        [
+            [softmax(cosine(x, normal), cosine(x, anomaly), temperature) for x in image]
+            for image in features.double().tolist()
+        ]
+    ).reshape(features.shape[:2])
+
+
+def softmax(normal, anomaly, temperature):
+    weights = [math.exp((side - max(normal, anomaly)) / temperature) for side in (normal, anomaly)]
+    return weights[1] / sum(weights)
+
+
+def cosine(a, b):
+    product = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / product if product else 0.0
+
+
+def contiguous(tensor):
+    return tensor.contiguous()
+
+
+def strided(tensor):
+    return torch.stack([tensor, tensor + 1], dim=-1).flatten(-2)[..., ::2]
+
+
+def transposed(tensor):
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def without_the_class_token(tensor):
+    """As the maps take it: a slice of the tokens."""
+    if tensor.ndim < 3:
+        return tensor
+    return torch.cat([tensor[:, :1], tensor], dim=1)[:, 1:]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [contiguous, strided, transposed, without_the_class_token])
+@pytest.mark.parametrize("shape", [(2, 7, 5), (3, 1, 4), (1, 1, 1)])
+def test_against_loops(shape, layout, dtype):
+    features, text = layout(random(*shape, dtype=dtype)), layout(random(2, shape[-1], dtype=dtype))
+    result = text_anomaly_score(features, text, 0.07)
+    assert result.dtype == torch.float32
+    expected = by_hand(features, text, 0.07)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_expanded_features():
+    features = random(1, 1, 6).expand(2, 5, 6)
+    result = text_anomaly_score(features, random(2, 6, seed=1))
+    torch.testing.assert_close(result, by_hand(features, random(2, 6, seed=1), 0.07))
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 1, 100.0])
+def test_temperature(temperature):
+    features, text = random(2, 9, 5), random(2, 5, seed=1)
+    result = text_anomaly_score(features, text, temperature)
+    expected = by_hand(features, text, temperature)
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-5)
+    assert result.isfinite().all()
+
+
+def test_texts_that_are_nearly_the_same():
+    """Their difference is not lost in rounding."""
+    text = random(1, 64).repeat(2, 1)
+    text[1] += 1e-3 * random(64, seed=1)
+    features = random(2, 9, 64, seed=2)
+    result = text_anomaly_score(features, text)
+    torch.testing.assert_close(result, by_hand(features, text, 0.07), rtol=0, atol=2e-6)
+    assert result.std() > 1e-4
+
+
+def test_sides_and_zero():
+    text = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
+    features = torch.tensor([[[3.0, 0.0], [0.0, 0.1], [1.0, 1.0], [0.0, 0.0]]])
+    low = 1 / (1 + math.exp(1 / 0.07))
+    torch.testing.assert_close(
+        text_anomaly_score(features, text), torch.tensor([[low, 1 - low, 0.5, 0.5]])
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3)])
+def test_nothing_to_score(shape):
+    result = text_anomaly_score(torch.zeros(shape), random(2, 3))
+    assert result.shape == shape[:2]
+    assert result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+def test_a_feature_that_is_not_finite_spoils_itself_only(bad):
+    features, text = random(2, 3, 4), random(2, 4, seed=1)
+    expected = text_anomaly_score(features, text)
+    features[1, 2, 0] = bad
+    result = text_anomaly_score(features, text)
+    assert result[1, 2].isnan()
+    result[1, 2] = expected[1, 2]
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    text[0, 0] = bad
+    assert text_anomaly_score(features, text).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("features", "text", "received"),
+    [
+        (random(3, 4), random(2, 4), r"got \(3, 4\)"),
+        (random(1, 3, 4), random(3, 4), r"and \(3, 4\)"),
+        (random(1, 3, 4), random(2, 5), r"and \(2, 5\)"),
+        (random(1, 3, 0), random(2, 0), r"got \(1, 3, 0\)"),
+        (torch.ones(1, 3, 4, dtype=torch.int32), random(2, 4), "torch.int32"),
+        (random(1, 3, 4), torch.ones(2, 4, dtype=torch.int64), "torch.int64"),
+        (random(1, 3, 4), random(2, 4).to("meta"), "on cpu and .* on meta"),
+    ],
+)
+def test_bad_arguments(features, text, received):
+    with pytest.raises(ValueError, match=rf"needs floating-point features.*{received}"):
+        text_anomaly_score(features, text)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_bad_temperature(temperature):
+    with pytest.raises(ValueError, match=f"must be positive, got {temperature}"):
+        text_anomaly_score(random(1, 2, 3), random(2, 3), temperature)

@@ -1,0 +1,40 @@
+"""KeAD on a small random CLIP, for the tests of it."""
+
+import pytest
+from small_clip import clip_settings
+
+from detectron2_agssp.scoring import build_anomaly_scorer
+
+
+@pytest.fixture(scope="session")
+def kead_settings(tmp_path_factory):
+    return clip_settings(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def text_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def kead_cfg(tiny_cfg, kead_settings, text_cache, monkeypatch):
+    """A config of the small KeAD, without a network; its texts are encoded once a session."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(text_cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tiny_cfg.AGSSP.SCORER.NAME = "kead"
+    tiny_cfg.merge_from_list(kead_settings)
+    return tiny_cfg
+
+
+@pytest.fixture
+def build(kead_cfg):
+    """A function that builds KeAD with the given keys of AGSSP.SCORER.KEAD."""
+
+    def built(*, precision="fp32", **keys):
+        cfg = kead_cfg.clone()
+        cfg.AGSSP.SCORER.PRECISION = precision
+        for key, value in keys.items():
+            cfg.merge_from_list([f"AGSSP.SCORER.KEAD.{key}", value])
+        return build_anomaly_scorer(cfg)
+
+    return built
