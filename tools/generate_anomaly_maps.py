@@ -37,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
         args.map_dir,
         fitted_by=args.fitted_by,
         shard=parse_shard(args.shard),
+        fit_only=args.fit_only,
     )
     if comm.is_main_process():
         print(
@@ -55,6 +56,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--fitted-by", metavar="MAP_DIR", help="use that folder's fitted scorer and calibration"
     )
+    parser.add_argument("--fit-only", action="store_true", help="fit the scorer, make no maps yet")
     parser.add_argument("--shard", default="", metavar="I/N", help="make the I-th of N parts")
     add_launch_arguments(parser)
     add_config_arguments(parser)

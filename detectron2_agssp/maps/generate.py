@@ -50,6 +50,7 @@ def generate_anomaly_maps(
     *,
     fitted_by: str | Path | None = None,
     shard: Shard | None = None,
+    fit_only: bool = False,
     progress: bool = True,
 ) -> GenerationSummary:
     """Makes an anomaly map for every image below ``image_root``.
@@ -65,6 +66,7 @@ def generate_anomaly_maps(
         fitted_by: another map folder, whose fitted scorer and calibration are used as they are,
             for example to score test images by what is normal in training.
         shard: (i, n) makes the i-th of n parts. Once all n are made, a run without it merges them.
+        fit_only: stop when the scorer is fitted and calibrated; the next run makes the maps.
         progress: show progress bars.
 
     Raises:
@@ -81,7 +83,8 @@ def generate_anomaly_maps(
         shard = (rank, size)
     store = MapStore(map_root, shard)
     with store.lock(), readable_disk_errors(store.root):
-        summary = MapGenerator(cfg, image_root, store, progress and rank == 0).run(fitted_by)
+        generator = MapGenerator(cfg, image_root, store, progress and rank == 0)
+        summary = generator.run(fitted_by, fit_only)
     if size > 1:
         comm.synchronize()
         if rank == 0:
@@ -110,13 +113,17 @@ class MapGenerator:
         self.scorer = build_anomaly_scorer(cfg)
         self.loader = image_loader(cfg, self.scorer, self.image_root)
 
-    def run(self, fitted_by: str | Path | None) -> GenerationSummary:
+    def run(
+        self, fitted_by: str | Path | None = None, fit_only: bool = False
+    ) -> GenerationSummary:
         if self.store.repair():
             logger.warning("Repaired %s: its last line was cut short.", self.store.manifest_path)
         if self.store.shard is None:
             self.store.merge_shards()
         with self.store.fitting_lock():
             calibration = self._calibration(fitted_by)
+        if fit_only:
+            return self.summary
         done = self.store.finished()
         self.summary.kept = len(done)
         self.store.append([])  # an empty manifest, should no image be usable

@@ -82,7 +82,7 @@ def measure_throughput(
 def _parts(cfg, images: Path, fitted: Path, folder: Path) -> dict[str, Callable[[], None]]:
     fresh = (folder / f"maps {number}" for number in itertools.count())
     generator = MapGenerator(cfg, images, MapStore(fitted), progress=False)
-    generator.run(None)  # restores the fitted scorer
+    generator.run()  # restores the fitted scorer
     scorer, loader = generator.scorer, generator.loader
     network = getattr(scorer, "features", None) or scorer.encoder
     plain_cfg = cfg.clone()

@@ -305,3 +305,16 @@ def test_precision(tiny_cfg, image_folder, tmp_path, precision):
     for name in entries(tmp_path / "half"):
         maps = [load_map(tmp_path / f"{kind}/maps/{name}.npy") for kind in ("fp32", "half")]
         assert np.abs(maps[0] - maps[1]).mean() < 0.05
+
+
+def test_fit_only(tiny_cfg, image_folder, tmp_path):
+    """The scorer is there for others, and the next run makes the same maps as one run does."""
+    maps = tmp_path / "two steps"
+    summary = generate_anomaly_maps(tiny_cfg, image_folder, maps, fit_only=True, progress=False)
+    assert (summary.total, summary.scored) == (6, 0)
+    assert sorted(path.name for path in maps.iterdir()) == ["scorer.json", "scorer.npz"]
+    generate(tiny_cfg, image_folder, maps)
+    generate(tiny_cfg, image_folder, tmp_path / "one step")
+    assert (maps / "manifest.jsonl").read_bytes() == (
+        tmp_path / "one step/manifest.jsonl"
+    ).read_bytes()
