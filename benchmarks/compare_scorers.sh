@@ -4,7 +4,7 @@
 #   benchmarks/compare_scorers.sh magnetic_tile OUT [scorer ...]
 #   benchmarks/compare_scorers.sh neu_det OUT [scorer ...]
 #
-# Scorers: mahalanobis mahalanobis_384 mahalanobis_coarse mutual memory. Needs
+# Scorers: mahalanobis mahalanobis_border mahalanobis_384 mahalanobis_coarse mutual memory. Needs
 # datasets/prepare_<name>.py to have run ($DETECTRON2_DATASETS). NEU-DET has no normal images, so
 # `memory` takes a random sample there. A scorer that is finished is skipped.
 set -euo pipefail
@@ -36,6 +36,7 @@ settings() {
     mahalanobis_coarse)
         echo mahalanobis AGSSP.SCORER.IMAGE_SIZE 384 "AGSSP.SCORER.STRIDES (8,16,32)" \
             AGSSP.SCORER.CENTER False ;;
+    mahalanobis_border) echo mahalanobis AGSSP.SCORER.BORDER 32 ;;
     mutual) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 ;;
     memory) echo memory AGSSP.SCORER.IMAGE_SIZE 256 "$normal" ;;
     *) echo "unknown scorer $1" >&2; exit 2 ;;

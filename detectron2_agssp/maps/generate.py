@@ -113,9 +113,7 @@ class MapGenerator:
         self.scorer = build_anomaly_scorer(cfg)
         self.loader = image_loader(cfg, self.scorer, self.image_root)
 
-    def run(
-        self, fitted_by: str | Path | None = None, fit_only: bool = False
-    ) -> GenerationSummary:
+    def run(self, fitted_by: str | Path | None = None, fit_only: bool = False) -> GenerationSummary:
         if self.store.repair():
             logger.warning("Repaired %s: its last line was cut short.", self.store.manifest_path)
         if self.store.shard is None:

@@ -5,8 +5,12 @@ from detectron2_agssp.scoring.patch_features import PatchFeatures, TimmPatchFeat
 FEATURE_SOURCES = ("timm", "detectron2", "clip")
 
 
-def build_patch_features(cfg) -> PatchFeatures:
+def build_patch_features(cfg, *, center: bool | None = None) -> PatchFeatures:
     """Builds ``cfg.AGSSP.SCORER.FEATURES``.
+
+    Args:
+        cfg: see ``AGSSP.SCORER``.
+        center: by default ``AGSSP.SCORER.CENTER``.
 
     Raises:
         ValueError: unknown source, model, level or precision (the choices are listed).
@@ -14,12 +18,16 @@ def build_patch_features(cfg) -> PatchFeatures:
     scorer = cfg.AGSSP.SCORER
     settings = {
         "pool_size": scorer.POOL_SIZE,
-        "center": scorer.CENTER,
+        "center": scorer.CENTER if center is None else center,
         "precision": scorer.PRECISION,
     }
     if scorer.FEATURES == "timm":
         return TimmPatchFeatures(
-            model=scorer.MODEL, weights=scorer.WEIGHTS, strides=scorer.STRIDES, **settings
+            model=scorer.MODEL,
+            weights=scorer.WEIGHTS,
+            strides=scorer.STRIDES,
+            border=scorer.BORDER,
+            **settings,
         )
     if scorer.FEATURES == "detectron2":
         from detectron2_agssp.scoring.backbone_features import (

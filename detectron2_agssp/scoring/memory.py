@@ -62,7 +62,8 @@ class MemoryScorer(AnomalyScorer):
     def from_config(cls, cfg):
         scorer = cfg.AGSSP.SCORER
         return {
-            "features": build_patch_features(cfg),
+            # Centred, an ordinary cell's feature is nearly zero, and its direction noise.
+            "features": build_patch_features(cfg, center=False),
             "image_size": scorer.IMAGE_SIZE,
             "size": scorer.MEMORY.SIZE,
             "candidates": scorer.MEMORY.CANDIDATES,

@@ -170,3 +170,10 @@ def test_normal_images_elsewhere(memory_cfg, image_folder, tmp_path, surface):
     maps = tmp_path / "maps"
     assert generate_anomaly_maps(memory_cfg, image_folder, maps, progress=False).scored == 6
     assert np.isfinite(MapStore(maps).read_scorer_state()["memory"]).all()
+
+
+def test_features_are_not_centred(tiny_cfg):
+    """Cosines of centred features compare the noise of ordinary cells."""
+    tiny_cfg.AGSSP.SCORER.NAME = "memory"
+    assert tiny_cfg.AGSSP.SCORER.CENTER
+    assert not build_anomaly_scorer(tiny_cfg).features.center
