@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from detectron2.config import get_cfg
 
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.maps.calibration import Calibration
@@ -56,7 +57,9 @@ def restore_scorer(
     expected = _settings(cfg)
     if image_root is not None:
         expected["image_root"] = image_root
-    differences = list(_differences({key: info.get(key) for key in expected}, expected))
+    # A key that did not exist when the folder was made had, in effect, its default.
+    recorded = _with_defaults({key: info.get(key) for key in expected}, _default_settings(cfg))
+    differences = list(_differences(recorded, expected))
     if differences:
         raise ValueError(
             f"{store.root} holds maps made with other settings:\n  "
@@ -111,6 +114,23 @@ def _settings(cfg) -> dict:
         "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
         "BIT_DEPTH": cfg.AGSSP.INPUT.BIT_DEPTH,
     }
+
+
+def _default_settings(cfg) -> dict:
+    defaults = get_cfg()
+    for key in ("NAME", "FEATURES"):
+        defaults.AGSSP.SCORER[key] = cfg.AGSSP.SCORER[key]
+    return _settings(defaults)
+
+
+def _with_defaults(recorded: dict, defaults: dict) -> dict:
+    filled = dict(recorded)
+    for key, default in defaults.items():
+        if key not in filled:
+            filled[key] = default
+        elif isinstance(default, dict) and isinstance(filled[key], dict):
+            filled[key] = _with_defaults(filled[key], default)
+    return filled
 
 
 def _fingerprint(scorer: AnomalyScorer) -> str:

@@ -1,5 +1,6 @@
 """A run that is killed, or meets a folder that changed, ends where an undisturbed one does."""
 
+import json
 import os
 import random
 import shutil
@@ -164,6 +165,18 @@ def test_repaired_image_gets_its_map(generate, undisturbed, images, tmp_path):
     shutil.copy(images / "a.png", images / "line 1/broken.png")
     assert generate(tmp_path / "undisturbed").scored == 1
     assert (tmp_path / "undisturbed/skipped.jsonl").read_text() == ""
+
+
+def test_keys_that_are_newer_than_the_folder(generate, undisturbed, tiny_cfg, tmp_path):
+    """They count as their defaults: a new version goes on with an old folder."""
+    path = tmp_path / "undisturbed/scorer.json"
+    info = json.loads(path.read_text())
+    del info["SCORER"]["BORDER"], info["SCORER"]["MAHALANOBIS"]["SHRINKAGE"]
+    path.write_text(json.dumps(info))
+    assert generate(tmp_path / "undisturbed").kept == 6
+    tiny_cfg.AGSSP.SCORER.BORDER = 16
+    with pytest.raises(ValueError, match=r"SCORER\.BORDER: 0 there, 16 now"):
+        generate(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(
