@@ -12,7 +12,9 @@ from PIL import Image
 
 import detectron2_agssp  # noqa: F401  (extends the default config)
 from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
+keep_freed_memory()
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 

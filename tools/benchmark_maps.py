@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from detectron2_agssp.maps.throughput import measure_throughput
 from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from detectron2_agssp.utils.machine import describe_machine
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch, in this process")
     add_config_arguments(parser)
     args = parser.parse_intermixed_args()
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     with readable_errors():
         cfg = config_from(args)

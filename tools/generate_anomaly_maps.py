@@ -27,9 +27,11 @@ from detectron2_agssp.utils.command_line import (
     config_from,
     readable_errors,
 )
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def main(args: argparse.Namespace) -> None:
+    keep_freed_memory()
     setup_logger(name="detectron2_agssp", distributed_rank=comm.get_rank())
     summary = generate_anomaly_maps(
         config_from(args),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detectron2_agssp.quickstart import run_on_images, run_on_sample
 from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("quickstart"))
     parser.add_argument("--images", type=Path, default=None, help="folder of your own images")
     args = parser.parse_args()
+    keep_freed_memory()
     with readable_errors():
         output = args.output / ("images" if args.images else "sample")
         if args.images:

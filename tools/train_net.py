@@ -13,6 +13,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 
 import detectron2_agssp  # noqa: F401  (registers everything)
 from detectron2_agssp.engine import AGSSPTrainer
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def setup(args):
@@ -26,6 +27,7 @@ def setup(args):
 
 def main(args):
     cfg = setup(args)
+    keep_freed_memory()
     if args.eval_only:
         model = AGSSPTrainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(

@@ -1,0 +1,32 @@
+"""Freed memory stays with the process."""
+
+import resource
+import sys
+
+import pytest
+import torch
+from child_process import run_in_child
+
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+
+
+def count_page_faults(keep: bool) -> None:
+    """Fails unless pages are mapped anew for each tensor exactly where they are to be."""
+    if keep and not keep_freed_memory():
+        raise SystemExit(3)
+    for _ in range(3):
+        torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)  # 64 MiB, 16384 pages
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    raise SystemExit(0 if (faults < 1000) is keep else 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize("keep", [True, False])
+def test_page_faults(keep):
+    code = run_in_child(count_page_faults, keep)
+    if code == 3:
+        pytest.skip("this malloc has no mallopt")
+    assert code == 0
