@@ -7,6 +7,7 @@ Detectron2 itself is not on the package index under its own name, so it is not a
 import os
 import re
 import shutil
+import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
@@ -65,10 +66,16 @@ def compiled_operators() -> dict:
     # No fast-math: NaN and infinity must stay what they are.
     flags = {"cxx": ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra",
                      "-Wno-unused-parameter"], "nvcc": ["-O3"]}  # fmt: skip
+    # Without it at::parallel_for, which is inlined, runs on one thread. The library is torch's own.
+    openmp = (
+        ["-fopenmp"] if sys.platform == "linux" and torch.backends.openmp.is_available() else []
+    )
+    flags["cxx"] += openmp
     extension = (CUDAExtension if with_cuda else CppExtension)(
         "detectron2_agssp.ops._C",
         [path.relative_to(ROOT).as_posix() for path in files],
         extra_compile_args=flags,
+        extra_link_args=openmp,
         py_limited_api=False,
     )
 

@@ -4,7 +4,7 @@
 #   benchmarks/compare_scorers.sh magnetic_tile OUT [scorer ...]
 #   benchmarks/compare_scorers.sh neu_det OUT [scorer ...]
 #
-# Scorers: mahalanobis mahalanobis_border mahalanobis_384 mahalanobis_coarse mutual memory. Needs
+# Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual, memory. Needs
 # datasets/prepare_<name>.py to have run ($DETECTRON2_DATASETS). NEU-DET has no normal images, so
 # `memory` takes a random sample there. A scorer that is finished is skipped.
 set -euo pipefail
@@ -32,11 +32,12 @@ fi
 settings() {
     case $1 in
     mahalanobis) echo mahalanobis ;;
-    mahalanobis_384) echo mahalanobis AGSSP.SCORER.IMAGE_SIZE 384 ;;
-    mahalanobis_coarse)
-        echo mahalanobis AGSSP.SCORER.IMAGE_SIZE 384 "AGSSP.SCORER.STRIDES (8,16,32)" \
-            AGSSP.SCORER.CENTER False ;;
-    mahalanobis_border) echo mahalanobis AGSSP.SCORER.BORDER 32 ;;
+    mahalanobis_256) echo mahalanobis AGSSP.SCORER.IMAGE_SIZE 256 ;;
+    mahalanobis_centered)
+        echo mahalanobis "AGSSP.SCORER.STRIDES (8,16)" AGSSP.SCORER.CENTER True ;;
+    mahalanobis_centered_256)
+        echo mahalanobis "AGSSP.SCORER.STRIDES (8,16)" AGSSP.SCORER.CENTER True \
+            AGSSP.SCORER.IMAGE_SIZE 256 ;;
     mutual) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 ;;
     memory) echo memory AGSSP.SCORER.IMAGE_SIZE 256 "$normal" ;;
     *) echo "unknown scorer $1" >&2; exit 2 ;;

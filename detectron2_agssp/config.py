@@ -31,7 +31,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # "" random; "timm" downloads timm's default weights; "pip:efficientnet-lite0"; or a path.
     scorer.WEIGHTS = PIP_LITE0_WEIGHTS
     # Feature levels, as strides in pixels of the resized image.
-    scorer.STRIDES = (8, 16)
+    scorer.STRIDES = (8, 16, 32)
     # Pixels of mirrored image around each image while a timm network runs, a multiple of the
     # largest stride; 0 none. Networks pad by zeros, which makes the border odd.
     scorer.BORDER = 0
@@ -40,7 +40,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Side of the local average over each level, cells, odd; 1 switches it off.
     scorer.POOL_SIZE = 3
     # `mahalanobis`: subtract each image's mean feature: what is odd within its own image.
-    scorer.CENTER = True
+    scorer.CENTER = False
     # Of the network: "fp32", "bf16" or "fp16".
     scorer.PRECISION = "fp32"
     # "square": images are resized to IMAGE_SIZE x IMAGE_SIZE pixels; "aspect": to as many pixels,

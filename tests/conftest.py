@@ -79,7 +79,7 @@ def tiny_cfg():
     scorer = cfg.AGSSP.SCORER
     scorer.DEVICE = "cpu"
     scorer.WEIGHTS = ""
-    scorer.IMAGE_SIZE = 64
+    scorer.IMAGE_SIZE, scorer.STRIDES, scorer.CENTER = 64, (8, 16), True
     scorer.BATCH_SIZE = 2
     scorer.NUM_WORKERS = 0
     return cfg

@@ -2,6 +2,9 @@
 
 import cv2
 import numpy as np
+import torch
+
+from detectron2_agssp.ops import anomaly_boxes
 
 
 def resize_map(anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -55,24 +58,16 @@ def boxes_from_map(
             "Expected a finite threshold, max_boxes >= 1 and nms_iou in [0, 1]; got "
             f"{threshold}, {max_boxes} and {nms_iou}."
         )
-    full = resize_map(anomaly_map, height, width)
-    foreground = (full > threshold).astype(np.uint8)
-    contours, _ = cv2.findContours(foreground, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    min_area = max((height // 100) * (width // 100), 10)
-    boxes, scores = [], []
-    for contour in contours:
-        if cv2.contourArea(contour) < min_area:
-            continue
-        x, y, w, h = cv2.boundingRect(contour)
-        boxes.append((x, y, x + w, y + h))
-        scores.append(full[y : y + h, x : x + w].max())
-    if not boxes:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-    boxes = np.array(boxes, np.float32)
-    scores = np.array(scores, np.float32)
-    # Equal scores in a fixed order (top to bottom, left to right), whatever the contours' order.
-    order = np.lexsort((boxes[:, 0], boxes[:, 1], -scores))[:max_boxes]
-    boxes, scores = boxes[order], scores[order]
+    found, maxima, counts = anomaly_boxes(
+        # A copy, as torch takes no array that is read-only or has negative strides.
+        torch.tensor(np.ascontiguousarray(anomaly_map, np.float32))[None],
+        torch.tensor([threshold], dtype=torch.float64),
+        torch.tensor([max((height // 100) * (width // 100), 10)]),
+        # More components than this do not fit into the image.
+        min(max_boxes, ((height + 1) // 2) * ((width + 1) // 2)),
+        size=(height, width),
+    )
+    boxes, scores = found[0, : counts[0]].numpy(), maxima[0, : counts[0]].numpy()
     keep = _non_maximum_suppression(boxes, nms_iou)
     return boxes[keep], scores[keep]
 

@@ -65,6 +65,13 @@ def register_native(name: str, register: Callable[[], None]) -> frozenset[str]:
     """
     if MISSING:
         return frozenset()
+    if not hasattr(torch.ops.detectron2_agssp, name):
+        logger.warning(
+            "The compiled operators are of another version, without %s; %s builds them again.",
+            name,
+            HOW_TO_BUILD,
+        )
+        return frozenset()
     register()
     return frozenset(
         device

@@ -25,6 +25,7 @@ def test_reference_figures(shared_data, tmp_path):
     prepare_magnetic_tile(shared_data / "magnetic_tile", tmp_path)
     cfg = get_cfg()
     cfg.merge_from_list(["AGSSP.SCORER.IMAGE_SIZE", SIDE, "AGSSP.SCORER.STRIDES", (8, 16)])
+    cfg.AGSSP.SCORER.CENTER = True
     scorer = build_anomaly_scorer(cfg)
 
     def batches(folder, paths):

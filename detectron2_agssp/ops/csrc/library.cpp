@@ -3,6 +3,9 @@
 #include <torch/library.h>
 
 TORCH_LIBRARY(detectron2_agssp, m) {
+  m.def(
+      "anomaly_boxes(Tensor maps, Tensor thresholds, Tensor min_areas, SymInt max_boxes, *, "
+      "SymInt[]? size=None) -> (Tensor boxes, Tensor scores, Tensor counts)");
   m.def("channel_energy(Tensor features) -> Tensor");
   m.def("channel_energy_backward(Tensor grad, Tensor features) -> Tensor");
 }

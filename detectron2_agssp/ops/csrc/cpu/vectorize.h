@@ -8,10 +8,16 @@
 #include <cstring>
 
 // GCC compiles a function marked so three times and picks by the processor when the library is
-// loaded: the loops use AVX-512 or AVX2 where there is one, and the file runs anywhere.
+// loaded: the loops use AVX-512 or AVX2 where there is one, and the file runs anywhere. By level,
+// as a processor's name fits that maker's only: "haswell" is never chosen on AMD's.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#if __GNUC__ >= 12
+#define AGSSP_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
 #define AGSSP_CLONES \
   __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#endif
 #else
 #define AGSSP_CLONES
 #endif
