@@ -32,9 +32,6 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.WEIGHTS = PIP_LITE0_WEIGHTS
     # Feature levels, as strides in pixels of the resized image.
     scorer.STRIDES = (8, 16, 32)
-    # Pixels of mirrored image around each image while a timm network runs, a multiple of the
-    # largest stride; 0 none. Networks pad by zeros, which makes the border odd.
-    scorer.BORDER = 0
     # Feature levels by the backbone's names, such as ("res3", "res4"); () takes all.
     scorer.IN_FEATURES = ()
     # Side of the local average over each level, cells, odd; 1 switches it off.

@@ -26,7 +26,6 @@ def build_patch_features(cfg, *, center: bool | None = None) -> PatchFeatures:
             model=scorer.MODEL,
             weights=scorer.WEIGHTS,
             strides=scorer.STRIDES,
-            border=scorer.BORDER,
             **settings,
         )
     if scorer.FEATURES == "detectron2":

@@ -79,28 +79,15 @@ class TimmPatchFeatures(PatchFeatures):
         model: a timm model name that supports ``features_only``.
         weights: see :func:`~detectron2_agssp.modeling.backbone.timm_models.load_timm_weights`.
         strides: the levels, as strides in pixels; the smallest gives the grid.
-        border: pixels of mirrored image around the image while the network runs; a multiple of the
-            largest stride. Networks pad by zeros, which makes cells at the border odd.
         settings: see :class:`PatchFeatures`.
     """
 
     def __init__(
-        self,
-        *,
-        model: str,
-        weights: str = "",
-        strides: tuple[int, ...] = (8, 16),
-        border: int = 0,
-        **settings,
+        self, *, model: str, weights: str = "", strides: tuple[int, ...] = (8, 16), **settings
     ):
         if not strides:
             raise ValueError("AGSSP.SCORER.STRIDES is empty: give one or more, e.g. (8, 16).")
         strides = tuple(sorted(strides))
-        if border < 0 or border % strides[-1]:
-            raise ValueError(
-                f"AGSSP.SCORER.BORDER must be a multiple of the largest stride, {strides[-1]}, or "
-                f"0; got {border}."
-            )
         extractor = create_feature_extractor(model, weights=weights, strides=strides)
         super().__init__(
             level_channels=extractor.channels,
@@ -108,7 +95,6 @@ class TimmPatchFeatures(PatchFeatures):
             size_divisor=strides[-1],
             **settings,
         )
-        self.strides, self.border = strides, border
         net = extractor.net.requires_grad_(False).eval()
         # Convolutions run up to twice as fast on this layout, on CPUs and GPUs alike.
         self.net = net.to(self.dtype, memory_format=torch.channels_last)
@@ -118,29 +104,8 @@ class TimmPatchFeatures(PatchFeatures):
     @torch.no_grad()
     def levels(self, images: Tensor) -> list[Tensor]:
         pixels = ((images.float() - self.mean) / self.std).to(self.dtype)
-        if self.border:
-            pixels = self._mirrored(pixels)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        levels = []
-        for level, stride in zip(feature_maps(self.net, pixels), self.strides, strict=True):
-            cells = self.border // stride
-            inside = slice(cells, -cells or None)
-            levels.append(level[:, :, inside, inside].float())
-        return levels
-
-    def _mirrored(self, pixels: Tensor) -> Tensor:
-        height, width = pixels.shape[-2:]
-        if min(height, width) <= self.border:
-            raise ValueError(
-                f"Images of {height} x {width} pixels cannot be mirrored by AGSSP.SCORER.BORDER "
-                f"{self.border}: lower it, or raise IMAGE_SIZE."
-            )
-        if height % self.strides[-1] or width % self.strides[-1]:
-            raise ValueError(
-                f"With AGSSP.SCORER.BORDER, images' sides must be multiples of {self.strides[-1]}; "
-                f"got {height} x {width}."
-            )
-        return F.pad(pixels, (self.border,) * 4, mode="reflect")
+        return [level.float() for level in feature_maps(self.net, pixels)]
 
 
 def average_neighbours(level: Tensor, size: int) -> Tensor:

@@ -171,11 +171,11 @@ def test_keys_that_are_newer_than_the_folder(generate, undisturbed, tiny_cfg, tm
     """They count as their defaults: a new version goes on with an old folder."""
     path = tmp_path / "undisturbed/scorer.json"
     info = json.loads(path.read_text())
-    del info["SCORER"]["BORDER"], info["SCORER"]["MAHALANOBIS"]["SHRINKAGE"]
+    del info["SCORER"]["TILE_SCALE"], info["SCORER"]["MAHALANOBIS"]["SHRINKAGE"]
     path.write_text(json.dumps(info))
     assert generate(tmp_path / "undisturbed").kept == 6
-    tiny_cfg.AGSSP.SCORER.BORDER = 16
-    with pytest.raises(ValueError, match=r"SCORER\.BORDER: 0 there, 16 now"):
+    tiny_cfg.AGSSP.SCORER.TILE_SCALE = 2.0
+    with pytest.raises(ValueError, match=r"SCORER\.TILE_SCALE: 1\.0 there, 2\.0 now"):
         generate(tmp_path / "undisturbed")
 
 

@@ -110,34 +110,3 @@ def test_bad_settings(settings, message):
 def test_images_that_are_not_rgb(shape):
     with pytest.raises(ValueError, match=r"RGB, \(N, 3, H, W\)"):
         TimmPatchFeatures(model=MODEL, strides=(32,))(torch.zeros(shape))
-
-
-def test_border_is_of_the_mirrored_image(images):
-    """As a crop of the mirrored image's features; cells at the border are no longer odd."""
-    torch.manual_seed(0)
-    plain = TimmPatchFeatures(model=MODEL, strides=(8, 16), pool_size=1, center=False)
-    torch.manual_seed(0)
-    mirrored = TimmPatchFeatures(model=MODEL, strides=(8, 16), pool_size=1, center=False, border=32)
-    larger = F.pad(images, (32,) * 4, mode="reflect")
-    expected = [
-        level[:, :, b:-b, b:-b] for level, b in zip(plain.levels(larger), (4, 2), strict=True)
-    ]
-    for level, other in zip(mirrored.levels(images), expected, strict=True):
-        torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-5)
-    assert mirrored(images).shape == plain(images).shape
-
-
-@pytest.mark.parametrize(
-    ("border", "size", "message"),
-    [
-        (8, 64, "BORDER must be a multiple of the largest stride, 16.*got 8"),
-        (-16, 64, "got -16"),
-        (64, 64, "64 x 64 pixels cannot be mirrored by AGSSP.SCORER.BORDER 64"),
-        (16, 40, "must be multiples of 16; got 40 x 40"),
-    ],
-)
-def test_borders_that_cannot_be(border, size, message):
-    with pytest.raises(ValueError, match=message):
-        TimmPatchFeatures(model=MODEL, strides=(8, 16), border=border).levels(
-            torch.zeros(1, 3, size, size)
-        )
