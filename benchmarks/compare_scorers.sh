@@ -4,7 +4,7 @@
 #   benchmarks/compare_scorers.sh magnetic_tile OUT [scorer ...]
 #   benchmarks/compare_scorers.sh neu_det OUT [scorer ...]
 #
-# Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual[_coarse], memory. Needs
+# Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual[_fine], memory. Needs
 # datasets/prepare_<name>.py to have run ($DETECTRON2_DATASETS). NEU-DET has no normal images, so
 # `memory` takes a random sample there. A scorer that is finished is skipped.
 set -euo pipefail
@@ -38,9 +38,8 @@ settings() {
     mahalanobis_centered_256)
         echo mahalanobis "AGSSP.SCORER.STRIDES (8,16)" AGSSP.SCORER.CENTER True \
             AGSSP.SCORER.IMAGE_SIZE 256 ;;
-    mutual_coarse)
-        echo mutual AGSSP.SCORER.IMAGE_SIZE 384 "AGSSP.SCORER.STRIDES (16,32)" ;;
-    mutual) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 ;;
+    mutual) echo mutual ;;
+    mutual_fine) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 "AGSSP.SCORER.STRIDES (8,16)" ;;
     memory) echo memory AGSSP.SCORER.IMAGE_SIZE 256 "$normal" ;;
     *) echo "unknown scorer $1" >&2; exit 2 ;;
     esac

@@ -145,12 +145,13 @@ def test_mahalanobis_has_the_defaults_as_it_says():
 
 @pytest.mark.parametrize("name", ["memory", "mutual"])
 def test_scorers_without_text_look_at_the_same(name):
-    """Smaller images and two levels, since they compare cells with cells; what is theirs alone is
-    spelled out, with its defaults."""
+    """At fewer cells, since they compare cells with cells; what is theirs alone is spelled out, with
+    its defaults."""
     cfg, expected = make_cfg(f"maps/{name}.yaml"), get_cfg()
     assert name == cfg.AGSSP.SCORER.NAME
     expected.AGSSP.SCORER.NAME = name
-    expected.AGSSP.SCORER.IMAGE_SIZE, expected.AGSSP.SCORER.STRIDES = 256, (8, 16)
+    sizes = {"memory": (256, (8, 16)), "mutual": (384, (16, 32))}
+    expected.AGSSP.SCORER.IMAGE_SIZE, expected.AGSSP.SCORER.STRIDES = sizes[name]
     assert settings_of(cfg.AGSSP) == settings_of(expected.AGSSP)
     spelled_out = CfgNode.load_yaml_with_base(str(CONFIGS / f"maps/{name}.yaml"))
     assert set(spelled_out["AGSSP"]["SCORER"][name.upper()]) == set(cfg.AGSSP.SCORER[name.upper()])

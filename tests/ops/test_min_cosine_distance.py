@@ -10,6 +10,7 @@ from detectron2_agssp.ops import min_cosine_distance
 
 # "detectron2_agssp.ops.min_cosine_distance" as an attribute is the function.
 MODULE = "detectron2_agssp.ops.min_cosine_distance"
+pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -68,8 +69,10 @@ def test_queries_and_memory_of_different_types():
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (3, 4), (5, 100), (100, 5), (13, 17)])
-def test_tiles_change_nothing(monkeypatch, tiles):
+def test_tiles_change_nothing(monkeypatch, implementation, tiles):
     """Also where the last tile is a part, or one tile is all there is."""
+    if implementation == "native":
+        pytest.skip("its tiles are fixed")
     queries, memory = random(13, 6), random(17, 6, seed=1)
     shapes = []
     matmul = torch.Tensor.__matmul__
@@ -166,3 +169,129 @@ def test_no_gradients():
 def test_bad_arguments(queries, memory, received):
     with pytest.raises(ValueError, match=rf"floating-point queries.*{received}"):
         min_cosine_distance(queries, memory)
+
+
+def exactly(queries, memory):
+    """(Q, D), (M, D) -> distance and index, in float64 at once."""
+    a, b = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, memory))
+    cosines, index = (a @ b.T).max(dim=-1)
+    return 1 - cosines, index
+
+
+# Around the tiles of the compiled search: 16 lanes, 64 queries, 128 columns, 2048 rows.
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("memory", [1, 15, 16, 17, 127, 129, 2048, 2049, 4500])
+@pytest.mark.parametrize(("queries", "channels"), [(1, 3), (63, 128), (130, 131)])
+def test_index_and_precision(queries, channels, memory, precision):
+    queries, memory = random(queries, channels), random(memory, channels, seed=1)
+    distance, index = min_cosine_distance(queries, memory, precision=precision, return_index=True)
+    expected, _ = exactly(queries, memory)
+    assert index.dtype == torch.int64
+    # What was found is scored exactly, and is near the nearest.
+    pairs = torch.cosine_similarity(queries.double(), memory[index].double())
+    torch.testing.assert_close(distance, (1 - pairs).float(), rtol=0, atol=2e-6)
+    bound = 2e-3 if precision == "high" else 2e-6
+    torch.testing.assert_close(distance, expected.float(), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [152, 640])
+def test_high_precision_is_within_two_thousandths(channels, dtype):
+    """Crowded: all rows share a direction, so that many are nearly the nearest."""
+    centre = 2 * random(1, channels)
+    queries = (centre + random(300, channels, seed=1)).to(dtype)
+    memory = (centre + random(3000, channels, seed=2)).to(dtype)
+    expected, _ = exactly(queries, memory)
+    result = min_cosine_distance(queries, memory, precision="high")
+    assert (result - expected).abs().max() < 2e-3
+    exact = min_cosine_distance(queries, memory, precision="highest")
+    assert (exact - expected).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("places", [(3, 4), (3, 200), (100, 2100), (2047, 2048), (0, 4100)])
+def test_the_lowest_of_equally_near_rows(places, precision):
+    queries = random(2, 130)
+    queries[1] = 0
+    memory = -queries[:1].repeat(4200, 1)
+    memory[list(places)] = queries[0]
+    queries = queries.repeat(40, 1)
+    _, index = min_cosine_distance(queries, memory, precision=precision, return_index=True)
+    assert index.tolist() == [places[0], 0] * 40
+
+
+def test_index_keeps_the_shape():
+    queries, memory = random(2, 3, 4, 5), random(6, 5, seed=1)
+    distance, index = min_cosine_distance(queries, memory, return_index=True)
+    assert distance.shape == index.shape == (2, 3, 4)
+    queries[1, 2, 3] = torch.nan
+    distance, index = min_cosine_distance(queries, memory, return_index=True)
+    assert distance[1, 2, 3].isnan()
+    assert index[1, 2, 3] == 0
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_lengths_do_not_matter(precision):
+    queries, memory = random(40, 129), random(50, 129, seed=1)
+    expected = min_cosine_distance(queries, memory, precision=precision)
+    for small, large in ((1e-10, 1e15), (1e15, 1e-10)):
+        result = min_cosine_distance(queries * small, memory * large, precision=precision)
+        torch.testing.assert_close(
+            result, expected, rtol=0, atol=2e-3 if precision == "high" else 2e-6
+        )
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match=r"Unknown precision 'medium'. Choices: highest, high"):
+        min_cosine_distance(random(2, 3), random(4, 3), precision="medium")
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_threads_change_nothing(threads, precision):
+    queries, memory = random(300, 140), random(2500, 140, seed=1)
+    results = [
+        min_cosine_distance(queries, memory, precision=precision, return_index=True)
+        for _ in threads((1, 2, 1, 2))
+    ]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
+
+
+def test_torch_compile():
+    def search(queries, memory):
+        return min_cosine_distance(queries, memory, return_index=True)
+
+    queries, memory = random(4, 7, 5), random(9, 5, seed=1)
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(queries, memory), search(queries, memory))
+    memory[3, 2] = torch.nan
+    assert compiled(queries, memory)[0].isnan().all()
+
+
+def test_opcheck(implementation):
+    if implementation == "reference":
+        pytest.skip("checks the compiled operator")
+    operator = torch.ops.detectron2_agssp.min_cosine_distance.default
+    for high in (False, True):
+        for queries in (random(3, 130), random(0, 130), random(130, 6).T.half()):
+            torch.library.opcheck(operator, (queries, random(4, 130, seed=1), high))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((3,), (4, 3)), ((2, 3), (0, 3))])
+def test_the_operator_itself_refuses(implementation, shapes):
+    if implementation == "reference":
+        pytest.skip("checks the compiled operator")
+    with pytest.raises(ValueError, match="min_cosine_distance: queries must be"):
+        torch.ops.detectron2_agssp.min_cosine_distance(*(torch.ones(x) for x in shapes), False)
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements(implementation):
+    """4 GiB of memory, its last row the nearest."""
+    if implementation == "reference":
+        pytest.skip("checks offsets of the compiled operator")
+    memory = torch.ones((1, 1), dtype=torch.bfloat16).repeat(2**21 + 3, 1025)
+    memory[-1, :512] = -1
+    distance, index = min_cosine_distance(memory[-1:], memory, return_index=True)
+    assert index.item() == len(memory) - 1
+    assert distance.item() < 1e-6

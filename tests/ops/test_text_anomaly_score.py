@@ -7,6 +7,7 @@ import torch
 
 from detectron2_agssp.ops import text_anomaly_score
 
+pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -140,3 +141,119 @@ def test_bad_arguments(features, text, received):
 def test_bad_temperature(temperature):
     with pytest.raises(ValueError, match=f"must be positive, got {temperature}"):
         text_anomaly_score(random(1, 2, 3), random(2, 3), temperature)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 15, 16, 31, 33, 64, 100])
+def test_around_the_width_of_vectors(channels, dtype):
+    features = random(2, 3, channels, dtype=dtype)
+    text = random(2, channels, seed=1)
+    expected = by_hand(features, text, 0.07)
+    torch.testing.assert_close(text_anomaly_score(features, text), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("number", [1, 2, 4, 5, 9])
+def test_layers_are_averaged(number, dtype):
+    layers = [random(2, 8, 20, seed=seed, dtype=dtype)[:, 1:] for seed in range(number)]
+    text = random(2, 20, seed=100)
+    expected = torch.stack([by_hand(layer, text, 0.07) for layer in layers]).mean(dim=0)
+    for sequence in (layers, tuple(layers)):
+        result = text_anomaly_score(sequence, text)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_other_layouts():
+    layers = [layout(random(2, 7, 5)) for layout in (contiguous, strided, transposed)]
+    text = random(2, 5, seed=1)
+    torch.testing.assert_close(text_anomaly_score(layers, text), by_hand(layers[0], text, 0.07))
+
+
+@pytest.mark.parametrize(
+    ("layers", "received"),
+    [
+        ([], "at least one layer"),
+        ([random(2, 3, 4), random(2, 5, 4)], r"\(2, 3, 4\) torch.float32 and \(2, 5, 4\)"),
+        ([random(2, 3, 4), random(2, 3, 4).half()], "torch.float32 and .* torch.float16"),
+        ([random(2, 3, 4), random(2, 3, 5)], r"got \(2, 3, 5\)"),
+    ],
+)
+def test_bad_layers(layers, received):
+    with pytest.raises(ValueError, match=received):
+        text_anomaly_score(layers, random(2, 4))
+
+
+def test_gradcheck():
+    features = random(2, 3, 4, dtype=torch.float64).requires_grad_()
+    text = random(2, 4, seed=1, dtype=torch.float64).requires_grad_()
+    # Computed in float32, hence the step and the tolerances.
+    settings = {"eps": 1e-2, "atol": 1e-2, "rtol": 1e-2}
+    assert torch.autograd.gradcheck(text_anomaly_score, (features, text, 1.0), **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_are_kept(dtype):
+    features, text = random(2, 3, 4, dtype=dtype).requires_grad_(), random(2, 4, seed=1)
+    result = text_anomaly_score([features, features], text)
+    (gradient,) = torch.autograd.grad(result.sum(), features)
+    assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        torch.testing.assert_close(text_anomaly_score(features, text), result.detach())
+    assert text_anomaly_score(features.detach(), text.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_threads_change_nothing(threads, dtype):
+    layers, text = [random(3, 200, 70, seed=x, dtype=dtype)[:, 1:] for x in (0, 1)], random(2, 70)
+    results = [text_anomaly_score(layers, text) for _ in threads((1, 2, 1, 2))]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
+
+
+def test_autocast():
+    features, text = random(2, 3, 16, dtype=torch.bfloat16), random(2, 16, seed=1)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        result = text_anomaly_score(features, text)
+    assert result.isfinite().all()
+    torch.testing.assert_close(result.float(), by_hand(features, text, 0.07), rtol=0, atol=0.05)
+
+
+def test_torch_compile():
+    layers, text = [random(2, 3, 16, seed=seed)[:, 1:] for seed in (0, 1)], random(2, 16, seed=2)
+    compiled = torch.compile(text_anomaly_score, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(layers, text), text_anomaly_score(layers, text))
+
+
+def test_opcheck(implementation):
+    if implementation == "reference":
+        pytest.skip("checks the compiled operator")
+    operator = torch.ops.detectron2_agssp.text_anomaly_score.default
+    for features in (random(2, 3, 4), random(2, 5, 4)[:, 1:], random(0, 5, 4).bfloat16()):
+        torch.library.opcheck(operator, ([features, features], random(2, 4, seed=1), 0.07))
+
+
+def test_the_operator_itself_refuses(implementation):
+    if implementation == "reference":
+        pytest.skip("checks the compiled operator")
+    operator = torch.ops.detectron2_agssp.text_anomaly_score
+    for layers, text in (
+        ([], random(2, 4)),
+        ([random(2, 4)], random(2, 4)),
+        ([random(2, 3, 4)], random(2, 5)),
+        ([random(2, 3, 4).double()], random(2, 4)),
+        ([random(2, 3, 4), random(2, 2, 4)], random(2, 4)),
+    ):
+        with pytest.raises(ValueError, match="text_anomaly_score: "):
+            operator(layers, text, 0.07)
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements(implementation):
+    """4 GiB: offsets past 32 bits, in the last patch."""
+    if implementation == "reference":
+        pytest.skip("checks offsets of the compiled operator")
+    features = torch.zeros((2, 2**20 + 1, 1024), dtype=torch.bfloat16)
+    features[1, -1, 0] = 1
+    result = text_anomaly_score(features, torch.eye(2, 1024))
+    assert result[1, -1] < 1e-6
+    assert (result == 0.5).sum() == result.numel() - 1

@@ -41,10 +41,8 @@ def text_anomaly_maps(
         anomalous side.
     """
     text = text_sides(text_normal, text_anomaly, text_empty)
-    scores = sum(
-        text_anomaly_score(patches[:, 1:], text, temperature) for patches in patch_embeddings
-    )
-    return _as_grid(scores / len(patch_embeddings), grid)
+    layers = [patches[:, 1:] for patches in patch_embeddings]
+    return _as_grid(text_anomaly_score(layers, text, temperature), grid)
 
 
 def text_anomaly_image_scores(

@@ -9,7 +9,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "vectorize.h"
 
@@ -17,12 +16,9 @@ namespace agssp {
 namespace {
 
 // Pixels whose sums stay in the first-level cache while the channels go by.
-constexpr int64_t kPixels = 1024;
+constexpr int64_t kPixels = 4096;
 // Elements a thread takes at least.
 constexpr int64_t kGrain = 16384;
-
-template <typename T>
-using accumulator_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Squares of `channels` rows of `pixels` numbers, `stride` apart, are added into `sums`.
 template <typename T>
@@ -37,27 +33,39 @@ AGSSP_INLINE void add_squares(
   }
 }
 
-// Sixteen partial sums, which a vector holds: a single one would be added to in strict order.
+// Sixteen partial sums, which a vector holds: a single one would be added to in strict order. The
+// narrow types are widened first, a piece at a time: one loop doing both is not vectorised.
 template <typename T>
 AGSSP_INLINE accumulator_t<T> sum_of_squares(const T* values, int64_t count) {
-  constexpr int64_t kLanes = 16;
+  constexpr int64_t kLanes = 16, kPiece = 512;
   accumulator_t<T> lanes[kLanes] = {};
-  int64_t index = 0;
-  for (; index + kLanes <= count; index += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const auto value = to_float(values[index + lane]);
-      lanes[lane] += value * value;
+  accumulator_t<T> wide[kPiece];
+  accumulator_t<T> rest = 0;
+  for (int64_t start = 0; start < count; start += kPiece) {
+    const int64_t length = std::min(kPiece, count - start);
+    const accumulator_t<T>* piece = wide;
+    if constexpr (std::is_same_v<T, accumulator_t<T>>) {
+      piece = values + start;
+    } else {
+      for (int64_t index = 0; index < length; ++index) {
+        wide[index] = to_float(values[start + index]);
+      }
+    }
+    int64_t index = 0;
+    for (; index + kLanes <= length; index += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        lanes[lane] += piece[index + lane] * piece[index + lane];
+      }
+    }
+    for (; index < length; ++index) {
+      rest += piece[index] * piece[index];
     }
   }
   accumulator_t<T> sum = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     sum += lanes[lane];
   }
-  for (; index < count; ++index) {
-    const auto value = to_float(values[index]);
-    sum += value * value;
-  }
-  return sum;
+  return sum + rest;
 }
 
 // gradient[i] = 2 * grad[i] * feature[i], for one row of pixels.
@@ -65,7 +73,7 @@ template <typename T>
 AGSSP_INLINE void scale_row(
     const accumulator_t<T>* grad, const T* features, T* gradient, int64_t pixels) {
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    gradient[pixel] = static_cast<T>(2 * grad[pixel] * to_float(features[pixel]));
+    gradient[pixel] = from_float<T>(2 * grad[pixel] * to_float(features[pixel]));
   }
 }
 
@@ -73,7 +81,7 @@ template <typename T>
 AGSSP_INLINE void scale_by(accumulator_t<T> grad, const T* features, T* gradient, int64_t count) {
   const auto factor = 2 * grad;
   for (int64_t index = 0; index < count; ++index) {
-    gradient[index] = static_cast<T>(factor * to_float(features[index]));
+    gradient[index] = from_float<T>(factor * to_float(features[index]));
   }
 }
 

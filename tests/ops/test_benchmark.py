@@ -1,0 +1,48 @@
+"""The benchmark of the operators prints every case."""
+
+import pytest
+import torch
+from child_process import run_script
+
+from detectron2_agssp.ops.benchmark import Case, measure
+
+FLOOR = {"copy": 1e9, torch.float32: 1e9}
+
+
+def test_losing_cases_are_named(monkeypatch):
+    times = {"ours": 0.002, "eager": 0.003, "peer": 0.001}
+    case = Case(
+        "an operator",
+        {name: lambda name=name: name for name in times},
+        exact=lambda: torch.tensor(2.0, dtype=torch.float64),
+        result=lambda result: torch.tensor(2.5),
+        moved=1e6,
+    )
+    monkeypatch.setattr("detectron2_agssp.ops.benchmark.seconds", lambda way, device: times[way()])
+    rows = measure(case, torch.device("cpu"), FLOOR, rounds=3)
+    assert rows == [
+        ["an operator; LOSES to peer", "ours", "2", "1.50", "50%", "", "5.0e-01"],
+        ["", "eager", "3", "1.00", "", "", ""],
+        ["", "peer", "1", "3.00", "", "", ""],
+    ]
+
+
+@pytest.mark.slow
+def test_the_tool(tools, tmp_path):
+    output = tmp_path / "table.md"
+    result = run_script(
+        tools / "benchmark_ops.py", "--quick", "--rounds", 1, "--output", output, output=tmp_path
+    )
+    assert result.code == 0, result.stderr
+    table = output.read_text()
+    for name in ("min_cosine_distance", "text_anomaly_score", "channel_energy"):
+        assert name in table
+    assert "torch.compile" in table
+
+
+def test_the_tool_without_a_gpu(tools, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = run_script(tools / "benchmark_ops.py", "--device", "cuda", output=tmp_path)
+    assert result.code != 0
+    assert "PyTorch sees no GPU" in result.stderr

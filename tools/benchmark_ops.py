@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Times the operators against eager PyTorch, torch.compile and other libraries.
+
+    tools/benchmark_ops.py --device cuda --output benchmarks/results/ops.md
+
+Medians in milliseconds; ratios to the way under "ours" (above 1: faster than it); the share of what
+the machine can do, which is a copy's bandwidth or a matrix product's rate measured here; the memory
+that a call adds at its peak (GPU only); the largest error against float64. Cases that ours loses
+say so. FAISS is timed if it is installed (`pip install faiss-cpu`).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from detectron2_agssp.ops import native
+from detectron2_agssp.ops.benchmark import HEADER, measure, measure_floor
+from detectron2_agssp.ops.benchmark_cases import cases
+from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.machine import describe_machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", default="", help="cases whose name has this")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
+    parser.add_argument("--quick", action="store_true", help="small inputs, to try the tool")
+    parser.add_argument("--output", type=Path, help="file for the table, besides the screen")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    with readable_errors():
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: PyTorch sees no GPU.")
+        floor = measure_floor(device, args.quick)
+        rates = ", ".join(
+            [f"copy {floor['copy'] / 1e9:.1f} GB/s"]
+            + [
+                f"{dtype} product {floor[dtype] / 1e9:.0f} Gflop/s"
+                for dtype in floor
+                if dtype != "copy"
+            ]
+        )
+        rows = []
+        for case in cases(device, args.quick, args.only):
+            rows += measure(case, device, floor, args.rounds)
+    operators = native.MISSING or "compiled"
+    text = f"{describe_machine(args.device)}; operators {operators}; {rates}\n\n"
+    text += tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
