@@ -145,8 +145,7 @@ def test_mahalanobis_has_the_defaults_as_it_says():
 
 @pytest.mark.parametrize("name", ["memory", "mutual"])
 def test_scorers_without_text_look_at_the_same(name):
-    """At fewer cells, since they compare cells with cells; what is theirs alone is spelled out, with
-    its defaults."""
+    """At fewer cells, as they compare cells with cells; their own keys are spelled out."""
     cfg, expected = make_cfg(f"maps/{name}.yaml"), get_cfg()
     assert name == cfg.AGSSP.SCORER.NAME
     expected.AGSSP.SCORER.NAME = name

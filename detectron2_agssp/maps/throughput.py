@@ -2,11 +2,13 @@
 
 import contextlib
 import itertools
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
 
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.maps.generate import MapGenerator, generate_anomaly_maps
-from detectron2_agssp.maps.image_stream import ImageLoader, chunks
-from detectron2_agssp.maps.score import score_batch
+from detectron2_agssp.maps.image_stream import chunks
+from detectron2_agssp.maps.score import image_loader, score_batch
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.modeling.backbone.timm_models import feature_maps
 from detectron2_agssp.scoring.build import build_anomaly_scorer
@@ -48,10 +50,11 @@ def measure_throughput(
 ) -> Throughput:
     """Times map generation on the first ``num_images`` images, with what ``cfg`` says.
 
-    The scorer is fitted on them first, which is not timed. Each round times every part once, so
-    that a change in the machine's load hits all of them; medians over the rounds are given. The
-    plain way is the same model in float32, one process, no loader workers, one layout for all, and
-    (CLIP) the two attentions one after the other, spelled out.
+    The scorer is built and fitted on them first, which is not timed. Each round times every part
+    once, so that a change in the machine's load hits all of them; medians over the rounds are
+    given. The plain way is the same model in float32, in a process of its own as Python starts it,
+    no loader workers, PyTorch's default layout, and (CLIP) the two attentions one after the other,
+    spelled out.
 
     Raises:
         ValueError: the folder holds no images.
@@ -68,28 +71,31 @@ def measure_throughput(
         fitted = Path(folder) / "fitted"
         generate_anomaly_maps(cfg, images, fitted, progress=False)
         parts = _parts(cfg, images, fitted, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in parts}
-        for _ in range(rounds):
-            for name, run in parts.items():
-                start = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - start)
+        seconds: dict[str, list[float]] = {name: [] for name in [*parts, "plain"]}
+        with _plain_process(cfg, images, fitted, Path(folder)) as plain:
+            for _ in range(rounds):
+                for name, prepare in parts.items():
+                    run = prepare()
+                    start = time.perf_counter()
+                    run()
+                    seconds[name].append(time.perf_counter() - start)
+                plain.send("run")
+                seconds["plain"].append(plain.recv())
     return Throughput(
         {name: len(paths) / statistics.median(times) for name, times in seconds.items()}
     )
 
 
-def _parts(cfg, images: Path, fitted: Path, folder: Path) -> dict[str, Callable[[], None]]:
+Run = Callable[[], object]
+
+
+def _parts(cfg, images: Path, fitted: Path, folder: Path) -> dict[str, Callable[[], Run]]:
+    """What is timed, behind functions that prepare it."""
     fresh = (folder / f"maps {number}" for number in itertools.count())
     generator = MapGenerator(cfg, images, MapStore(fitted), progress=False)
     generator.run()  # restores the fitted scorer
     scorer, loader = generator.scorer, generator.loader
     network = getattr(scorer, "features", None) or scorer.encoder
-    plain_cfg = cfg.clone()
-    plain_cfg.defrost()
-    plain_cfg.AGSSP.SCORER.PRECISION = "fp32"
-    plain = build_anomaly_scorer(plain_cfg)
-    plain.load_learned_state(scorer.learned_state())
     decoded = list(loader(list_images(images)))
     crops = [part for batch in decoded for part, _, _ in batch.crop_batches(loader.batch_size)]
     scored = [(b.infos, score_batch(scorer, b, loader.batch_size)) for b in decoded]
@@ -100,19 +106,16 @@ def _parts(cfg, images: Path, fitted: Path, folder: Path) -> dict[str, Callable[
         if scorer.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def write() -> None:
-        _write(MapStore(next(fresh)), scored)
-
-    def together() -> None:
-        MapGenerator(cfg, images, MapStore(next(fresh)), progress=False).run(fitted)
+    def together() -> Run:
+        whole = MapGenerator(cfg, images, MapStore(next(fresh)), progress=False)
+        return lambda: whole.run(fitted)
 
     return {
-        "decode": lambda: [None for _ in loader(list_images(images))],
-        "forward": lambda: synchronized(network),
-        "forward + score": lambda: synchronized(scorer),
-        "write": write,
+        "decode": lambda: lambda: [None for _ in loader(list_images(images))],
+        "forward": lambda: lambda: synchronized(network),
+        "forward + score": lambda: lambda: synchronized(scorer),
+        "write": lambda: lambda: _write(MapStore(next(fresh)), scored),
         "together": together,
-        "plain": lambda: _plain_run(plain, loader, images, MapStore(next(fresh))),
     }
 
 
@@ -123,13 +126,42 @@ def _write(store: MapStore, scored) -> None:
         store.append([{**info, "map": "", "score": 0.0} for info in infos])
 
 
-def _plain_run(scorer, loader: ImageLoader, images: Path, store: MapStore) -> None:
-    """Read, resize, score, write: one after the other."""
+@contextlib.contextmanager
+def _plain_process(cfg, images: Path, fitted: Path, folder: Path) -> Iterator[Connection]:
+    """Yields the connection to a process that, for each message, makes all maps the plain way and
+    answers with the seconds it took."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    arguments = (cfg, images, fitted, folder, torch.get_num_threads(), there)
+    process = context.Process(target=_serve_plain_runs, args=arguments, daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve_plain_runs(cfg, images, fitted, folder, threads: int, connection: Connection) -> None:
+    torch.set_num_threads(threads)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.AGSSP.SCORER.PRECISION = "fp32"
+    scorer = build_anomaly_scorer(cfg)
+    state = MapStore(fitted).read_scorer_state()
+    scorer.load_learned_state({name: torch.from_numpy(array) for name, array in state.items()})
+    loader = image_loader(cfg, scorer, images)
     with plain_networks(scorer):
-        for paths in chunks(list_images(images), loader.batch_size):
-            decoded = loader.collate([loader.dataset[path] for path in paths])
-            results = score_batch(scorer, decoded, loader.batch_size)
-            _write(store, [(decoded.infos, results)])
+        for number in itertools.count():
+            connection.recv()
+            store = MapStore(folder / f"plain {number}")
+            start = time.perf_counter()
+            for paths in chunks(list_images(images), loader.batch_size):
+                decoded = loader.collate([loader.dataset[path] for path in paths])
+                results = score_batch(scorer, decoded, loader.batch_size)
+                _write(store, [(decoded.infos, results)])
+            connection.send(time.perf_counter() - start)
 
 
 @contextlib.contextmanager
