@@ -49,9 +49,11 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.TILE_OVERLAP = 0.25
     # Images are scaled by it before they are tiled.
     scorer.TILE_SCALE = 1.0
-    # Images a batch, and processes that decode them (0: the main one).
+    # Images a batch.
     scorer.BATCH_SIZE = 16
-    scorer.NUM_WORKERS = 2
+    # Processes that decode images; 0: the main one; -1: 4 where a GPU scores, else 0, as they take
+    # the cores from the network.
+    scorer.NUM_WORKERS = -1
     # Images used for fitting: 0 takes all, else a sample of this many.
     scorer.FIT_IMAGES = 0
     # For `memory` and KeAD's few-shot maps: images, folders or patterns ("good/*.png") below the

@@ -9,6 +9,9 @@ from detectron2_agssp.maps.geometry import InputGeometry, assemble
 from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader
 from detectron2_agssp.scoring.base import AnomalyScorer
 
+# Processes that decode images while a GPU scores others.
+GPU_WORKERS = 4
+
 
 @dataclass
 class ScoredImage:
@@ -22,11 +25,14 @@ class ScoredImage:
 def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoader:
     """The stream of images that ``scorer`` and ``cfg.AGSSP.SCORER`` want."""
     settings = cfg.AGSSP.SCORER
+    num_workers = settings.NUM_WORKERS
+    if num_workers < 0:
+        num_workers = GPU_WORKERS if scorer.device.type == "cuda" else 0
     return ImageLoader(
         image_root,
         geometry=input_geometry(cfg, scorer),
         batch_size=settings.BATCH_SIZE,
-        num_workers=settings.NUM_WORKERS,
+        num_workers=num_workers,
         bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
         separate_sources=scorer.by_source,
     )

@@ -25,7 +25,7 @@ from detectron2_agssp.quickstart.stages import (
 from detectron2_agssp.utils.files import write_json
 
 NUM_TRAIN, NUM_TEST, NUM_LABELED = 160, 60, 40
-MAP_OVERRIDES = {"AGSSP.SCORER.IMAGE_SIZE": 256, "AGSSP.SCORER.NUM_WORKERS": 1}
+MAP_OVERRIDES = {"AGSSP.SCORER.IMAGE_SIZE": 256}
 
 
 def run_on_sample(config_root: Path, output: Path) -> dict[str, dict[str, float]]:
