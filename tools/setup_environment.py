@@ -50,7 +50,9 @@ def missing_requirements() -> list[str]:
 
 
 def main() -> None:
-    inputs = b"".join(path.read_bytes() for path in (RUNTIME, DETECTRON2, ROOT / "setup.py"))
+    operators = sorted(path for path in (ROOT / "detectron2_agssp/ops/csrc").rglob("*.[ch]*"))
+    files = (RUNTIME, DETECTRON2, ROOT / "setup.py", *operators)
+    inputs = b"".join(path.read_bytes() for path in files)
     stamp_content = f"{hashlib.sha256(inputs).hexdigest()} {ROOT}"
     stamp = Path(sysconfig.get_paths()["purelib"]) / "detectron2_agssp_setup.txt"
     if stamp.exists() and stamp.read_text() == stamp_content:
@@ -77,7 +79,7 @@ def main() -> None:
         pip("--no-deps", "--require-hashes", *selection, "--requirement", str(DETECTRON2))
     pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     stamp.write_text(stamp_content)
-    print("Set-up done.", flush=True)
+    print("Set-up done. What is there: python -m detectron2_agssp.utils.collect_env", flush=True)
 
 
 if __name__ == "__main__":
