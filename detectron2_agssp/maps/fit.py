@@ -71,16 +71,12 @@ def _calibrate(cfg, scorer, loader, progress) -> Calibration:
         list_images(loader.image_root), settings.MAX_IMAGES, cfg.AGSSP.SCORER.SEED
     )
     raw = []
-    failures: list[dict] = []
+    reading = _Reading(loader)
     with _bar("calibrate", len(sampled), progress) as bar:
-        for batch in loader(sampled):
-            bar.update(len(batch.infos) + len(batch.failures))
-            failures.extend(batch.failures)
-            for crops, _, source in batch.crop_batches(loader.batch_size):
-                scores = scorer(crops, source) if scorer.by_source else scorer(crops)
-                raw.append(scores.maps.flatten().cpu().numpy())
+        for crops, source in reading.crops_and_sources(sampled, bar):
+            raw.append(scorer.score(crops, source).maps.flatten().cpu().numpy())
     if not raw:
-        raise _nothing_readable(failures)
+        raise _nothing_readable(reading.failures)
     return Calibration.from_samples(
         np.concatenate(raw), settings.LOW_QUANTILE, settings.HIGH_QUANTILE
     )
@@ -88,22 +84,28 @@ def _calibrate(cfg, scorer, loader, progress) -> Calibration:
 
 @dataclass
 class _Reading:
-    """Crops of images to fit on, and how the reading went."""
+    """Crops of images, and how the reading went: the first failures, and how many were read."""
 
     loader: ImageLoader
     num_read: int = 0
     failures: list[dict] = field(default_factory=list)
 
     def crops(self, paths: Iterable[str], bar: tqdm) -> Iterator[torch.Tensor]:
+        return (crops for crops, _ in self.crops_and_sources(paths, bar))
+
+    def crops_and_sources(
+        self, paths: Iterable[str], bar: tqdm
+    ) -> Iterator[tuple[torch.Tensor, str]]:
         for batch in self.loader(paths):
             bar.update(len(batch.infos) + len(batch.failures))
             self.failures.extend(batch.failures[: 3 - len(self.failures)])
             self.num_read += len(batch.infos)
-            yield from (crops for crops, _, _ in batch.crop_batches(self.loader.batch_size))
+            for crops, _, source in batch.crop_batches(self.loader.batch_size):
+                yield crops, source
 
 
 def _nothing_readable(failures: list[dict]) -> ValueError:
-    return ValueError(f"None of the images could be read. The first: {failures[:3]}")
+    return ValueError(f"None of the images could be read. The first: {failures}")
 
 
 def _bar(description: str, total: int, progress: bool) -> tqdm:

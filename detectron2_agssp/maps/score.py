@@ -62,7 +62,7 @@ def score_batch(scorer: AnomalyScorer, batch: DecodedBatch, batch_size: int) -> 
             for owner, defect_map in zip(owners, defect_maps.cpu().numpy(), strict=True):
                 defects[owner].append(defect_map)
         else:
-            result = scorer(crops, source) if scorer.by_source else scorer(crops)
+            result = scorer.score(crops, source)
         for owner, crop_map, score in zip(
             owners, result.maps.cpu().numpy(), result.scores.tolist(), strict=True
         ):

@@ -141,7 +141,6 @@ class MapStore:
         self._write_array(self.defect_map_name(image), maps)
 
     def _write_array(self, name: str, values: np.ndarray) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
         # Temporary files lie in the root, where they are found without a walk.
         with atomic_write(self.root / name, "wb", temporary_root=self.root) as file:
             np.save(file, values.astype(np.float16))

@@ -65,6 +65,10 @@ class AnomalyScorer(nn.Module):
         ``by_source`` are told."""
         raise NotImplementedError
 
+    def score(self, images: Tensor, source: str) -> AnomalyScores:
+        """Calls the scorer, which is told the source only if it is ``by_source``."""
+        return self(images, source) if self.by_source else self(images)
+
     def score_defects(self, images: Tensor) -> tuple[AnomalyScores, Tensor]:
         """The scores, and a map (N, K, h, w) in [0, 1] for each of the K ``defect_names``; called
         where there are such names."""
@@ -101,6 +105,15 @@ def check_images(images: Tensor) -> None:
         raise ValueError(
             "Images must be RGB, (N, 3, H, W), float32 in [0, 255]; "
             f"got shape {tuple(images.shape)}, {images.dtype}."
+        )
+
+
+def check_finite(features: Tensor, what: str) -> None:
+    """Raises ValueError unless all ``features``, called ``what`` in the plural, are finite."""
+    if not features.isfinite().all():
+        raise ValueError(
+            f"{what} are not finite: check the network's weights, and whether "
+            "AGSSP.SCORER.PRECISION fp16 overflows where fp32 or bf16 does not."
         )
 
 

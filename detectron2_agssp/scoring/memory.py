@@ -11,6 +11,7 @@ from detectron2_agssp.scoring.base import (
     AnomalyScorer,
     AnomalyScores,
     as_batches,
+    check_finite,
     check_images,
     strongest_cells,
 )
@@ -88,11 +89,7 @@ class MemoryScorer(AnomalyScorer):
                 "The memory scorer was given no normal images. List some in "
                 "AGSSP.SCORER.NORMAL_IMAGES, or sample them by AGSSP.SCORER.NORMAL_SAMPLE."
             )
-        if not torch.isfinite(vectors).all():
-            raise ValueError(
-                "The normal images' features are not finite: check the network's weights, and "
-                "whether AGSSP.SCORER.PRECISION fp16 overflows where fp32 or bf16 does not."
-            )
+        check_finite(vectors, "The normal images' features")
         self.memory = vectors[greedy_k_center(vectors, self.size, self.seed, self.progress)]
         return self
 

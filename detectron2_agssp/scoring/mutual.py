@@ -17,6 +17,7 @@ from detectron2_agssp.scoring.base import (
     AnomalyScorer,
     AnomalyScores,
     as_batches,
+    check_finite,
     check_images,
     strongest_cells,
 )
@@ -154,12 +155,8 @@ class MutualScorer(AnomalyScorer):
         kept: dict[int, list[Tensor]] = {}
         for batch in as_batches(batches):
             levels = [F.normalize(level, dim=1) for level in self._levels(batch)]
-            if not all(level.isfinite().all() for level in levels):
-                raise ValueError(
-                    "The features of the images to fit on are not finite: check the network's "
-                    "weights, and whether AGSSP.SCORER.PRECISION fp16 overflows where fp32 or bf16 "
-                    "does not."
-                )
+            for level in levels:
+                check_finite(level, "The features of the images to fit on")
             keys = content_hashes(batch).tolist()
             ranked = sorted({*kept, *keys}, key=self._rank)[: self.references]
             kept = {key: kept.get(key, []) for key in ranked}

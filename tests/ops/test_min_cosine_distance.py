@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from layouts import contiguous, cosine, strided, transposed
 
 from detectron2_agssp.ops import min_cosine_distance
 
@@ -26,23 +27,6 @@ def by_hand(queries, memory):
         for query in queries.double().reshape(-1, queries.shape[-1]).tolist()
     ]
     return torch.tensor(nearest).reshape(queries.shape[:-1])
-
-
-def cosine(a, b):
-    product = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
-    return sum(x * y for x, y in zip(a, b, strict=True)) / product if product else 0.0
-
-
-def contiguous(tensor):
-    return tensor.contiguous()
-
-
-def strided(tensor):
-    return torch.stack([tensor, tensor + 1], dim=-1).flatten(-2)[..., ::2]
-
-
-def transposed(tensor):
-    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def expanded(tensor):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from layouts import contiguous, cosine, strided, transposed
 
 from detectron2_agssp.ops import text_anomaly_score
 
@@ -29,23 +30,6 @@ def by_hand(features, text, temperature):
 def softmax(normal, anomaly, temperature):
     weights = [math.exp((side - max(normal, anomaly)) / temperature) for side in (normal, anomaly)]
     return weights[1] / sum(weights)
-
-
-def cosine(a, b):
-    product = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
-    return sum(x * y for x, y in zip(a, b, strict=True)) / product if product else 0.0
-
-
-def contiguous(tensor):
-    return tensor.contiguous()
-
-
-def strided(tensor):
-    return torch.stack([tensor, tensor + 1], dim=-1).flatten(-2)[..., ::2]
-
-
-def transposed(tensor):
-    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def without_the_class_token(tensor):

@@ -1,6 +1,7 @@
 """KeAD on a small random CLIP, for the tests of it."""
 
 import pytest
+from kead_texts import small_clip
 from small_clip import clip_settings
 
 from detectron2_agssp.scoring import build_anomaly_scorer
@@ -38,3 +39,18 @@ def build(kead_cfg):
         return build_anomaly_scorer(cfg)
 
     return built
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    return pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(open_clip):
+    return open_clip.get_tokenizer("ViT-B-16-plus-240")
+
+
+@pytest.fixture(scope="module")
+def clip_model(open_clip):
+    return small_clip(open_clip)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from kead_texts import PIT, SCALE, STRIP
 from torch import nn
 
 from detectron2_agssp.scoring.kead.descriptions import (
@@ -26,33 +27,6 @@ from detectron2_agssp.scoring.kead.prompts import (
     encode_text_side,
     normal_prompts,
 )
-
-PIT = Defect("deep_pit", "a dark hole")
-SCALE = Defect("scale", "old {} with crust")
-STRIP = ObjectDescription("steel_strip", ("an even face", "new {}"), (PIT, SCALE))
-
-
-@pytest.fixture(scope="module")
-def open_clip():
-    return pytest.importorskip("open_clip")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(open_clip):
-    return open_clip.get_tokenizer("ViT-B-16-plus-240")
-
-
-def small_clip(open_clip, seed=0):
-    torch.manual_seed(seed)
-    vision = {"image_size": 96, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-    return open_clip.model.CLIP(embed_dim=48, vision_cfg=vision, text_cfg=text).eval()
-
-
-@pytest.fixture(scope="module")
-def clip_model(open_clip):
-    return small_clip(open_clip)
-
 
 # ---- prompts -------------------------------------------------------------------------------------
 

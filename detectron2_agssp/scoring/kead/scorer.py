@@ -14,6 +14,7 @@ from detectron2_agssp.scoring.base import (
     AnomalyScorer,
     AnomalyScores,
     as_batches,
+    check_finite,
     check_images,
     strongest_cells,
 )
@@ -134,11 +135,7 @@ class KeadScorer(AnomalyScorer):
                 "AGSSP.SCORER.KEAD.MODE zero_shot."
             )
         memory = F.normalize(torch.cat(layers, dim=1), dim=-1)
-        if not torch.isfinite(memory).all():
-            raise ValueError(
-                "CLIP's patches of the normal images are not finite: check its weights, and "
-                "whether AGSSP.SCORER.PRECISION fp16 overflows where fp32 or bf16 does not."
-            )
+        check_finite(memory, "CLIP's patches of the normal images")
         self.memory = memory
         return self
 

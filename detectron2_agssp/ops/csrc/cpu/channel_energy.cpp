@@ -136,6 +136,19 @@ int64_t grain_of(int64_t elements_per_item) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_item));
 }
 
+// Calls body(image, first pixel, pixels) for every tile of at most kPixels pixels, in parallel.
+template <typename Body>
+void for_each_tile(int64_t images, int64_t channels, int64_t pixels, const Body& body) {
+  const int64_t tiles = (pixels + kPixels - 1) / kPixels;
+  const int64_t grain = grain_of(channels * std::min(pixels, kPixels));
+  at::parallel_for(0, images * tiles, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t start = item % tiles * kPixels;
+      body(item / tiles, start, std::min(kPixels, pixels - start));
+    }
+  });
+}
+
 at::Tensor channel_energy(const at::Tensor& features_any) {
   const bool last = is_channels_last(features_any);
   const at::Tensor features = last ? features_any : features_any.contiguous();
@@ -156,16 +169,10 @@ at::Tensor channel_energy(const at::Tensor& features_any) {
           return;
         }
         const auto kernel = add_squares_of(input);
-        const int64_t tiles = (pixels + kPixels - 1) / kPixels;
-        const int64_t grain = grain_of(channels * std::min(pixels, kPixels));
-        at::parallel_for(0, images * tiles, grain, [&](int64_t begin, int64_t end) {
-          for (int64_t item = begin; item < end; ++item) {
-            const int64_t image = item / tiles, start = item % tiles * kPixels;
-            const int64_t width = std::min(kPixels, pixels - start);
-            auto* sums = output + image * pixels + start;
-            std::fill(sums, sums + width, 0);
-            kernel(input + image * channels * pixels + start, channels, pixels, width, sums);
-          }
+        for_each_tile(images, channels, pixels, [&](int64_t image, int64_t start, int64_t width) {
+          auto* sums = output + image * pixels + start;
+          std::fill(sums, sums + width, 0);
+          kernel(input + image * channels * pixels + start, channels, pixels, width, sums);
         });
       });
   return energy;
@@ -198,17 +205,11 @@ at::Tensor channel_energy_backward(const at::Tensor& grad_any, const at::Tensor&
           return;
         }
         const auto kernel = scale_rows_of(input);
-        const int64_t tiles = (pixels + kPixels - 1) / kPixels;
-        const int64_t grain = grain_of(channels * std::min(pixels, kPixels));
-        at::parallel_for(0, images * tiles, grain, [&](int64_t begin, int64_t end) {
-          for (int64_t item = begin; item < end; ++item) {
-            const int64_t image = item / tiles, start = item % tiles * kPixels;
-            const int64_t width = std::min(kPixels, pixels - start);
-            const int64_t offset = image * channels * pixels + start;
-            kernel(
-                weights + image * pixels + start, input + offset, output + offset, channels,
-                pixels, width);
-          }
+        for_each_tile(images, channels, pixels, [&](int64_t image, int64_t start, int64_t width) {
+          const int64_t offset = image * channels * pixels + start;
+          kernel(
+              weights + image * pixels + start, input + offset, output + offset, channels, pixels,
+              width);
         });
       });
   return gradient;
