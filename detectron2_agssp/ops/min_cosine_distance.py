@@ -18,8 +18,8 @@ def min_cosine_distance(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """1 minus the largest cosine with any row of ``memory``: (..., D), (M, D) -> (...).
 
-    Computed without gradients. The work space is a copy of the queries (float32, and bfloat16 at
-    ``"high"``) and one tile of the memory and of the similarities.
+    Computed without gradients. The work space is at most two copies of the queries in float32 and
+    one tile of the memory and of the similarities.
 
     Args:
         queries: (..., D), floating point.

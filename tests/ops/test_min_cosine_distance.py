@@ -112,12 +112,14 @@ def test_rounding_stays_in_range():
     assert result.max() <= 1e-6
 
 
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("channels", [3, 131])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e30])
-def test_a_query_that_is_not_finite_spoils_itself_only(bad):
-    queries, memory = random(5, 3), random(4, 3, seed=1)
-    expected = min_cosine_distance(queries, memory)
+def test_a_query_that_is_not_finite_spoils_itself_only(bad, channels, precision):
+    queries, memory = random(5, channels), random(4, channels, seed=1)
+    expected = min_cosine_distance(queries, memory, precision=precision)
     queries[2, 1] = bad
-    result = min_cosine_distance(queries, memory)
+    result = min_cosine_distance(queries, memory, precision=precision)
     assert result[2].isnan()
     torch.testing.assert_close(result[[0, 1, 3, 4]], expected[[0, 1, 3, 4]], rtol=0, atol=0)
 
@@ -162,9 +164,9 @@ def exactly(queries, memory):
     return 1 - cosines, index
 
 
-# Around the tiles of the compiled search: 16 lanes, 64 queries, 128 columns, 2048 rows.
+# Around the tiles of the compiled search: 16 lanes, 64 queries, 64 rows, blocks of 2048 rows.
 @pytest.mark.parametrize("precision", ["highest", "high"])
-@pytest.mark.parametrize("memory", [1, 15, 16, 17, 127, 129, 2048, 2049, 4500])
+@pytest.mark.parametrize("memory", [1, 15, 16, 17, 63, 65, 127, 129, 2048, 2049, 4500])
 @pytest.mark.parametrize(("queries", "channels"), [(1, 3), (63, 128), (130, 131)])
 def test_index_and_precision(queries, channels, memory, precision):
     queries, memory = random(queries, channels), random(memory, channels, seed=1)
