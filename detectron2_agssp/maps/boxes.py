@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import torch
+from torchvision.ops import nms
 
 from detectron2_agssp.ops import anomaly_boxes
 
@@ -43,13 +44,15 @@ def boxes_from_map(
         float32, the map's maximum inside each.
 
     Raises:
-        ValueError: the map is not 2-D or not finite, or an argument is out of its range.
+        ValueError: the map is not 2-D or not finite in float32, or an argument is out of its range.
     """
     anomaly_map = np.asarray(anomaly_map)
     if anomaly_map.ndim != 2 or anomaly_map.size == 0:
         raise ValueError(f"An anomaly map must have shape (h, w), got {anomaly_map.shape}.")
-    if not np.isfinite(anomaly_map).all():
-        count = int((~np.isfinite(anomaly_map)).sum())
+    full = _to_float32(anomaly_map)
+    finite = np.isfinite(full.numpy())
+    if not finite.all():
+        count = int((~finite).sum())
         raise ValueError(f"The anomaly map has {count} NaN or infinite values; make it again.")
     if height < 1 or width < 1:
         raise ValueError(f"Image height and width must be positive, got {height} and {width}.")
@@ -59,28 +62,23 @@ def boxes_from_map(
             f"{threshold}, {max_boxes} and {nms_iou}."
         )
     found, maxima, counts = anomaly_boxes(
-        # A copy, as torch takes no array that is read-only or has negative strides.
-        torch.tensor(np.ascontiguousarray(anomaly_map, np.float32))[None],
+        full[None],
         torch.tensor([threshold], dtype=torch.float64),
         torch.tensor([max((height // 100) * (width // 100), 10)]),
         # More components than this do not fit into the image.
         min(max_boxes, ((height + 1) // 2) * ((width + 1) // 2)),
         size=(height, width),
     )
-    boxes, scores = found[0, : counts[0]].numpy(), maxima[0, : counts[0]].numpy()
-    keep = _non_maximum_suppression(boxes, nms_iou)
-    return boxes[keep], scores[keep]
+    boxes, scores = found[0, : counts[0]], maxima[0, : counts[0]]
+    # The overlaps are float32: with the limit rounded alike, one that is equal to it stays.
+    keep = nms(boxes, scores, float(np.float32(nms_iou)))
+    return boxes[keep].numpy(), scores[keep].numpy()
 
 
-def _non_maximum_suppression(boxes: np.ndarray, max_iou: float) -> np.ndarray:
-    """Indices of the boxes (K, 4), best first, that no kept box overlaps by more than max_iou."""
-    kept: list[int] = []
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for index, box in enumerate(boxes):
-        better = boxes[kept]
-        sides = np.minimum(better[:, 2:], box[2:]) - np.maximum(better[:, :2], box[:2])
-        overlap = sides.clip(min=0).prod(axis=1)
-        iou = overlap / (areas[kept] + areas[index] - overlap)
-        if not (iou > max_iou).any():
-            kept.append(index)
-    return np.array(kept, np.int64)
+def _to_float32(anomaly_map: np.ndarray) -> torch.Tensor:
+    """A copy: torch takes no array that is read-only or has negative strides."""
+    if anomaly_map.dtype == np.float16:
+        # As maps are stored; NumPy takes ten times as long to widen them.
+        return torch.tensor(np.ascontiguousarray(anomaly_map)).float()
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(anomaly_map, np.float32, order="C"))

@@ -135,7 +135,61 @@ def test_overlapping_boxes():
     overlap = 34 * 34
     iou = overlap / (40 * 40 + 36 * 34 - overlap)
     assert boxes(full, nms_iou=iou + 0.01) == [better, worse]
+    assert boxes(full, nms_iou=iou) == [better, worse]
     assert boxes(full, nms_iou=iou - 0.01) == [better]
+
+
+@pytest.mark.parametrize("nms_iou", [0, 0.05, 0.1])
+def test_suppression_against_a_loop(nms_iou):
+    noise = ndimage.uniform_filter(np.random.default_rng(0).random((200, 300)), 4)
+    threshold = np.quantile(noise, 0.6)
+    every, scores = boxes_from_map(noise, 200, 300, threshold, max_boxes=10**4, nms_iou=1)
+    kept = []
+    for index, (x0, y0, x1, y1) in enumerate(every.tolist()):
+        overlaps = [0]
+        for a0, b0, a1, b1 in every[kept].tolist():
+            both = max(min(x1, a1) - max(x0, a0), 0) * max(min(y1, b1) - max(y0, b0), 0)
+            overlaps.append(both / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - both))
+        if max(overlaps) <= nms_iou:
+            kept.append(index)
+    assert 3 < len(kept) < len(every)
+    found = boxes_from_map(noise, 200, 300, threshold, max_boxes=10**4, nms_iou=nms_iou)
+    np.testing.assert_array_equal(found[0], every[kept])
+    np.testing.assert_array_equal(found[1], scores[kept])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda full: full,
+        lambda full: full.astype(np.float16),
+        lambda full: full.astype(">f2"),
+        lambda full: full.astype(">f8"),
+        lambda full: np.asfortranarray(full.astype(np.float16)),
+        lambda full: full[::-1].copy()[::-1],
+        lambda full: full.astype(np.float16)[:, ::-1].copy()[:, ::-1],
+        lambda full: np.repeat(full, 2, axis=1)[:, ::2],
+        lambda full: np.frombuffer(full.tobytes(), np.float32).reshape(full.shape),
+        lambda full: full.tolist(),
+        lambda full: (8 * full).astype(np.uint8),
+    ],
+)
+def test_types_and_layouts(layout):
+    full = draw(40, 60, (10, 5, 30, 15, 1), (5, 20, 15, 35, 0.75))
+    given = layout(full)
+    before = np.array(given)
+    threshold = 0.5 * np.max(given)
+    found, scores = boxes_from_map(given, 40, 60, threshold)
+    assert found.tolist() == [[10, 5, 30, 15], [5, 20, 15, 35]]
+    assert (scores / np.max(given)).tolist() == [1, 0.75]
+    np.testing.assert_array_equal(given, before)
+
+
+def test_beyond_float32():
+    full = draw(40, 60).astype(np.float64)
+    full[3, 4] = 1e300
+    with pytest.raises(ValueError, match="1 NaN or infinite"):
+        boxes_from_map(full, 40, 60, 0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
