@@ -5,7 +5,8 @@ import sys
 
 from tiny_models import ROOT
 
-from detectron2_agssp import __version__
+from detectron2_agssp import __version__, ops
+from detectron2_agssp.ops import native
 from detectron2_agssp.utils import collect_env
 
 COMMAND = ["-m", "detectron2_agssp.utils.collect_env"]
@@ -18,7 +19,25 @@ def test_it_reports_what_is_there():
         assert "missing" not in rows[module]
         assert rows[module][0].isdigit(), rows[module]
     assert rows["Detectron2's compiled part"].startswith(("loaded", "not loaded"))
-    assert rows["AGSSP ops"]
+
+
+def test_it_reports_each_operator(monkeypatch):
+    monkeypatch.setattr(native, "MISSING", "")
+    monkeypatch.setattr(native, "WANTED", "")
+    for index, name in enumerate(ops.__all__):
+        module = sys.modules[f"detectron2_agssp.ops.{name}"]
+        devices = (frozenset(), {"cpu"}, {"cpu", "cuda"})[index % 3]
+        monkeypatch.setattr(module, "NATIVE_DEVICES", devices)
+    rows = dict(collect_env.collect_environment())
+    assert {name: value for name, value in rows.items() if name.startswith("ops.")} == {
+        "ops.anomaly_boxes": "pure PyTorch (the compiled library has no kernel of it)",
+        "ops.channel_energy": "compiled for cpu",
+        "ops.min_cosine_distance": "compiled for cpu and cuda",
+        "ops.text_anomaly_score": "pure PyTorch (the compiled library has no kernel of it)",
+    }
+    monkeypatch.setattr(native, "MISSING", "not built")
+    rows = dict(collect_env.collect_environment())
+    assert rows["ops.channel_energy"] == "pure PyTorch (compiled ones: not built)"
 
 
 def test_it_runs_where_nothing_is_installed():

@@ -100,5 +100,7 @@ def describe(devices: frozenset[str]) -> str:
     """One line for ``collect_env``, of an operator's ``devices``."""
     if MISSING:
         return f"pure PyTorch (compiled ones: {MISSING})"
+    if not devices:
+        return "pure PyTorch (the compiled library has no kernel of it)"
     asked = f"; {VARIABLE}={WANTED}" if WANTED else ""
     return f"compiled for {' and '.join(sorted(devices))}{asked}"

@@ -51,7 +51,7 @@ def collect_environment() -> list[tuple[str, str]]:
             )
         )
     if importlib.util.find_spec("torch"):
-        rows.append(("AGSSP ops", _operators()))
+        rows.extend(_operator_rows())
     return rows
 
 
@@ -81,11 +81,15 @@ def _loads(module: str) -> bool:
     return True
 
 
-def _operators() -> str:
+def _operator_rows() -> list[tuple[str, str]]:
+    from detectron2_agssp import ops
     from detectron2_agssp.ops import native
-    from detectron2_agssp.ops.channel_energy import NATIVE_DEVICES
 
-    return native.describe(NATIVE_DEVICES)
+    # As an attribute of the package each of these names is the function.
+    modules = {name: importlib.import_module(f"{ops.__name__}.{name}") for name in ops.__all__}
+    return [
+        (f"ops.{name}", native.describe(module.NATIVE_DEVICES)) for name, module in modules.items()
+    ]
 
 
 def _torch_rows() -> list[tuple[str, str]]:
