@@ -45,11 +45,19 @@ class RectangleMax {
 
   // Over [x0, x1) x [y0, y1); -inf where it has nothing but NaN.
   float operator()(int64_t x0, int64_t y0, int64_t x1, int64_t y1) const {
-    return max_from(0, x0, y0, x1, y1);
+    if ((x1 - x0) * (y1 - y0) > kFew) return max_from(0, x0, y0, x1, y1);
+    // A noisy map has thousands of specks, for which a call and its vectors take longer.
+    const Level& map = levels_[0];
+    float best = -std::numeric_limits<float>::infinity();
+    for (int64_t y = y0; y < y1; ++y) {
+      for (int64_t x = x0; x < x1; ++x) best = larger(map.data[y * map.width + x], best);
+    }
+    return best;
   }
 
  private:
   static constexpr int64_t kSide = 8;
+  static constexpr int64_t kFew = 64;  // pixels
   struct Level {
     const float* data;
     int64_t height, width;
