@@ -8,7 +8,7 @@ from detectron2_agssp.ops import channel_energy
 
 pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# The last two have more pixels than a tile, and a part of one; the second is one element.
+# The last has enough pixels for channels to be added together, and a rest; the second is 1 element.
 SHAPES = ((2, 5, 3, 7), (1, 1, 1, 1), (0, 5, 3, 7), (2, 0, 3, 7), (1, 3, 33, 64), (2, 19, 1, 4097))
 
 
@@ -85,9 +85,11 @@ def test_autocast():
 
 @pytest.mark.parametrize("layout", [LAYOUTS["contiguous"], LAYOUTS["channels_last"]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_threads_change_nothing(threads, layout, dtype):
-    features = layout(random(3, 40, 33, 17, dtype=dtype))
-    results = [channel_energy(features) for _ in threads((1, 2, 1, 2))]
+@pytest.mark.parametrize("shape", [(3, 40, 33, 17), (1, 7, 260, 140), (2, 6, 97, 61)], ids=str)
+def test_threads_change_nothing(threads, shape, layout, dtype):
+    """Also where a map is more than one tile, and where its tiles depend on the threads."""
+    features = layout(random(*shape, dtype=dtype))
+    results = [channel_energy(features) for _ in threads((1, 2, 1, 3))]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=0, atol=0)
 
