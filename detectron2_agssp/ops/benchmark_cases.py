@@ -70,7 +70,10 @@ def _energies(random: _Inputs, quick: bool) -> Iterator[Case]:
 
 def _boxes(random: _Inputs, quick: bool) -> Iterator[Case]:
     maps = random(2, 1, 8, 8) if quick else random(64, 1, 64, 64)
-    yield from _boxes_cases(F.interpolate(maps, scale_factor=10, mode="bicubic")[:, 0])
+    smooth = F.interpolate(maps, scale_factor=10, mode="bicubic")[:, 0]
+    yield from _boxes_cases(smooth, "smooth")
+    yield from _boxes_cases(smooth + 0.3 * random(*smooth.shape), "noisy")
+    yield from _boxes_cases(random(*smooth.shape), "white noise")
 
 
 def _search_cases(queries: Tensor, memory: Tensor) -> Iterator[Case]:
@@ -177,7 +180,7 @@ def _energy_cases(features: Tensor) -> Iterator[Case]:
     )
 
 
-def _boxes_cases(maps: Tensor) -> Iterator[Case]:
+def _boxes_cases(maps: Tensor, kind: str) -> Iterator[Case]:
     """The peers only label: ours also fills holes, measures and sorts."""
     try:
         from detectron2_agssp.ops.anomaly_boxes import anomaly_boxes
@@ -199,7 +202,7 @@ def _boxes_cases(maps: Tensor) -> Iterator[Case]:
             ndimage.find_objects(labels)
 
     yield Case(
-        f"anomaly_boxes {tuple(maps.shape)}",
+        f"anomaly_boxes {tuple(maps.shape)} {kind}",
         {
             "ours": lambda: anomaly_boxes(maps, thresholds, min_areas, 10),
             "OpenCV connectedComponentsWithStats": opencv,

@@ -4,7 +4,9 @@ import pytest
 import torch
 from child_process import run_script
 
+from detectron2_agssp.ops import min_cosine_distance
 from detectron2_agssp.ops.benchmark import Case, measure
+from detectron2_agssp.ops.benchmark_cases import _faiss
 
 FLOOR = {"copy": 1e9, torch.float32: 1e9}
 
@@ -25,6 +27,15 @@ def test_losing_cases_are_named(monkeypatch):
         ["", "eager", "3", "1.00", "", "", ""],
         ["", "peer", "1", "3.00", "", "", ""],
     ]
+
+
+def test_faiss_finds_the_same():
+    pytest.importorskip("faiss")
+    queries, memory = torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(0))
+    products, index = _faiss(queries, memory)()
+    expected = min_cosine_distance(queries, memory, return_index=True)
+    torch.testing.assert_close(1 - torch.from_numpy(products[:, 0]), expected[0], rtol=0, atol=1e-5)
+    assert index[:, 0].tolist() == expected[1].tolist()
 
 
 @pytest.mark.slow
