@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from detectron2_agssp.data.synthetic import CLASSES, generate_sample_dataset
 from detectron2_agssp.data.unlabeled import register_unlabeled
+from detectron2_agssp.engine.runs import final_metrics, run_config, train
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 from detectron2_agssp.maps.pseudo_boxes import write_pseudo_boxes
 from detectron2_agssp.quickstart import report
@@ -18,9 +19,6 @@ from detectron2_agssp.quickstart.stages import (
     DETECTOR_ITERATIONS,
     DETECTOR_OVERRIDES,
     Timings,
-    final_metrics,
-    stage_config,
-    train,
 )
 from detectron2_agssp.utils.files import write_json
 
@@ -54,7 +52,7 @@ def run_on_sample(config_root: Path, output: Path) -> dict[str, dict[str, float]
 
     results, detectors = {}, {}
     for start, weights in (("ImageNet", ""), ("AGSSP", str(pretraining["agdp"]))):
-        cfg = stage_config(
+        cfg = run_config(
             config_root / "finetune" / "faster_rcnn_lite0_fpn.yaml",
             output / f"finetune_{start.lower()}",
             {
@@ -103,19 +101,19 @@ def run_on_images(config_root: Path, output: Path, images: Path) -> dict[str, Pa
 def _pretrain(config_root: Path, output: Path, images: Path, timings: Timings) -> dict:
     """Maps, AGBP and AGDP of a folder; the configs, the weights and the pseudo-boxes."""
     map_root = output / "maps"
-    map_cfg = stage_config(config_root / "maps" / "mahalanobis.yaml", output, MAP_OVERRIDES)
+    map_cfg = run_config(config_root / "maps" / "mahalanobis.yaml", output, MAP_OVERRIDES)
     summary = timings.measure(
         "anomaly maps", lambda: generate_anomaly_maps(map_cfg, images, map_root)
     )
     print(f"{summary.scored + summary.kept} maps, {summary.skipped} images skipped")
     register_unlabeled("quickstart", images, map_root)
-    agbp_cfg = stage_config(
+    agbp_cfg = run_config(
         config_root / "agbp" / "lite0.yaml",
         output / "agbp",
         {**AGBP_OVERRIDES, "DATASETS.TRAIN": ("quickstart",), "DATASETS.TEST": ()},
     )
     agbp = timings.measure("AGBP", lambda: train(agbp_cfg))
-    agdp_cfg = stage_config(
+    agdp_cfg = run_config(
         config_root / "agdp" / "faster_rcnn_lite0_fpn.yaml",
         output / "agdp",
         {

@@ -8,12 +8,12 @@ import torch
 from detectron2.data import transforms as T
 
 from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.engine.runs import load_trained
 from detectron2_agssp.maps.boxes import boxes_from_map
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.geometry import resize_to_square
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.quickstart.stages import load_trained
 from detectron2_agssp.visualization import HtmlReport, anomaly_panel
 
 NUM_PANELS = 12

@@ -1,0 +1,154 @@
+"""Runs the tasks of a benchmark, in one process or several."""
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from detectron2_agssp.few_label.settings import Benchmark
+from detectron2_agssp.few_label.tasks import Task, tasks_of
+from detectron2_agssp.few_label.training import Workspace
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+from detectron2_agssp.utils.files import write_json
+
+POLL_SECONDS = 2.0
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    config_root: str | Path,
+    output: str | Path,
+    results: str | Path,
+    *,
+    jobs: int = 1,
+) -> None:
+    """Runs all tasks that are not done yet. Killed at any moment, it goes on when called again;
+    several calls on one folder, also from several machines, share the tasks.
+
+    Args:
+        benchmark: the settings.
+        config_root: the repository's ``configs`` folder.
+        output: folder of data, maps, weights and logs; may be lost, then what is still needed is
+            made again.
+        results: folder of ``settings.json``, ``cells/*.json`` and ``candidates/*.json``.
+        jobs: processes. On a CPU, two processes of one thread do almost twice as much as one of
+            two.
+
+    Raises:
+        ValueError: ``results`` was made with other settings; a wrong setting.
+        FileNotFoundError: the data set is not there.
+        RuntimeError: a process failed (its message is printed).
+    """
+    results = Path(results)
+    check_settings(benchmark, results)
+    space = Workspace(benchmark, config_root, output, progress=jobs == 1)
+    with _lock(Path(output) / "locks" / "data", wait=True):
+        space.data.prepare()
+    if jobs == 1:
+        work(space, results)
+        return
+    # Fork would copy a process that has started threads.
+    context = multiprocessing.get_context("spawn")
+    arguments = (benchmark, config_root, output, results, jobs)
+    workers = [
+        context.Process(target=_work_in_process, args=(*arguments, number))
+        for number in range(jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+    failed = sum(worker.exitcode != 0 for worker in workers)
+    if failed:
+        raise RuntimeError(
+            f"{failed} of {jobs} processes failed; see above. Run it again to go on."
+        )
+
+
+def check_settings(benchmark: Benchmark, results: Path) -> None:
+    """Writes the settings beside the results, or compares them with those of an earlier run.
+
+    Raises:
+        ValueError: they differ (the keys are named).
+    """
+    path = results / "settings.json"
+    current = json.loads(json.dumps(benchmark.fingerprint()))
+    if not path.exists():
+        write_json(path, current)
+        return
+    earlier = json.loads(path.read_text())
+    if earlier != current:
+        keys = sorted(_differences(earlier, current))
+        raise ValueError(
+            f"The results in {results} were made with other settings of {', '.join(keys)}; one "
+            "table must not mix them. Name another folder for the results and the output, or take "
+            "the change back."
+        )
+
+
+def work(space: Workspace, results: Path) -> None:
+    """Does tasks until none is left that this process could do, or wait for."""
+    space.data.register()
+    tasks = list(tasks_of(space))
+    while True:
+        open_tasks = [task for task in tasks if not task.done(space, results)]
+        if not open_tasks:
+            return
+        for task in open_tasks:
+            if task.ready(space, results) and _try_task(task, space, results, len(tasks)):
+                break
+        else:
+            # Other processes hold what is ready, or make what the rest depends on.
+            time.sleep(POLL_SECONDS)
+
+
+def _try_task(task: Task, space: Workspace, results: Path, count: int) -> bool:
+    """Runs the task unless another process holds it."""
+    with _lock(space.output / "locks" / task.name, wait=False) as held:
+        if not held or task.done(space, results):
+            return held
+        start = time.perf_counter()
+        outcome = task.run(space, results)
+        done = sum(other.done(space, results) for other in tasks_of(space))
+        seconds = time.perf_counter() - start
+        print(f"[{done}/{count}] {task.name}: {outcome} ({seconds:.0f} s)", flush=True)
+        return True
+
+
+def _work_in_process(benchmark, config_root, output, results, jobs: int, number: int) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    # Only the first shows bars: two of them would overwrite each other.
+    work(Workspace(benchmark, config_root, output, progress=number == 0), results)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process got the lock; the system frees it when the process ends, however."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _differences(first: dict, second: dict, prefix: str = "") -> Iterator[str]:
+    for key in first.keys() | second.keys():
+        one, other = first.get(key), second.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key}"

@@ -1,0 +1,161 @@
+"""The file that describes a benchmark."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from detectron2_agssp.few_label.arms import ARMS
+from detectron2_agssp.utils.files import datasets_root
+
+STAGES = ("maps", "agbp", "agdp", "finetune")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A shipped config (its path below ``configs/``) and the keys that differ."""
+
+    config: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the data set is; paths are relative to ``root``, and that to $DETECTRON2_DATASETS.
+
+    Attributes:
+        root: folder of the data set.
+        images: folder that the COCO files' ``file_name`` are relative to.
+        test_images: the same for ``test``; "" where it is ``images``.
+        unlabeled: folder of the images to pretrain on.
+        train, test: COCO files.
+        labeled: COCO file of a draw, with ``{fraction}`` and ``{draw}``; "" draws from ``train``.
+        validation_images: of ``train``, for the choice of learning rates; none of a draw.
+        near_duplicates: images of ``unlabeled`` at least that similar to one of ``test`` are left
+            out; see :func:`~detectron2_agssp.data.near_duplicates.find_near_duplicates`.
+        seed: of the draws and the validation images.
+    """
+
+    root: str
+    images: str = "images"
+    test_images: str = ""
+    unlabeled: str = "images/train"
+    train: str = "annotations/train.json"
+    test: str = "annotations/test.json"
+    labeled: str = ""
+    validation_images: int = 100
+    near_duplicates: float = 0.9
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return datasets_root() / self.root
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark file, checked.
+
+    Attributes:
+        name: of the file.
+        data: the data set.
+        stages: "maps", "agbp", "agdp" and "finetune".
+        arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`.
+        fractions: labelled share of ``train``, percent.
+        draws: numbers of the draws; a fraction of 100 has but the first.
+        seeds: of the fine-tuning.
+        learning_rates: the candidates; each arm takes, for each fraction, the one with the best
+            validation AP of the first draw and seed.
+        random_options: overrides of "finetune" that make its start random.
+        validations: evaluations on the validation images while fine-tuning.
+    """
+
+    name: str
+    data: DataSettings
+    stages: dict[str, Stage]
+    arms: tuple[str, ...]
+    fractions: tuple[float, ...]
+    draws: tuple[int, ...]
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    random_options: dict[str, Any]
+    validations: int = 4
+
+    def draws_of(self, fraction: float) -> tuple[int, ...]:
+        return self.draws if fraction < 100 else self.draws[:1]
+
+    def fingerprint(self) -> dict:
+        """What results of one table have in common; arms, fractions, draws and seeds may be added
+        later."""
+        return {
+            "data": asdict(self.data),
+            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
+            "learning_rates": list(self.learning_rates),
+            "random_options": self.random_options,
+            "validations": self.validations,
+        }
+
+
+def load_benchmark(path: str | Path) -> Benchmark:
+    """Reads a benchmark file; ``_BASE_`` names a file that it extends, as in Detectron2.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not yaml, an unknown or missing key, or a value out of its range (named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no benchmark file {str(path)!r}.")
+    try:
+        content = CfgNode.load_yaml_with_base(str(path))
+        known = {one.name for one in fields(Benchmark)} - {"name"}
+        _check_keys(content, known, "the file")
+        _check_keys(content["stages"], set(STAGES), "stages")
+        _check_keys(content["data"], {one.name for one in fields(DataSettings)}, "data")
+        stages = {}
+        for name in STAGES:
+            _check_keys(content["stages"][name], {"config", "options"}, f"stages.{name}")
+            stages[name] = Stage(**content["stages"][name])
+        benchmark = Benchmark(
+            name=path.stem,
+            data=DataSettings(**content["data"]),
+            stages=stages,
+            **{
+                key: tuple(content[key])
+                for key in ("arms", "fractions", "draws", "seeds", "learning_rates")
+            },
+            **{key: content[key] for key in ("random_options", "validations") if key in content},
+        )
+        _check_values(benchmark)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not yaml: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} has no key {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return benchmark
+
+
+def _check_keys(content: Mapping, known: set[str], where: str) -> None:
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise ValueError(f"{where} has the unknown keys {unknown}; known are {sorted(known)}.")
+
+
+def _check_values(benchmark: Benchmark) -> None:
+    unknown = sorted(set(benchmark.arms) - set(ARMS))
+    if unknown:
+        raise ValueError(f"unknown arms {unknown}; known are {list(ARMS)}.")
+    for key in ("arms", "fractions", "draws", "seeds", "learning_rates"):
+        values = getattr(benchmark, key)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{key} must be a list without repetitions, got {list(values)}.")
+    if not all(0 < fraction <= 100 for fraction in benchmark.fractions):
+        raise ValueError(f"fractions are percents in (0, 100], got {list(benchmark.fractions)}.")
+    if not all(rate > 0 for rate in benchmark.learning_rates):
+        raise ValueError(f"learning rates are positive, got {list(benchmark.learning_rates)}.")
+    if benchmark.validations < 1 or benchmark.data.validation_images < 1:
+        raise ValueError("validations and data.validation_images must be at least 1.")

@@ -1,0 +1,164 @@
+"""The tasks of a benchmark, in the order in which their results are wanted."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2_agssp.few_label.arms import ARMS, PRETRAININGS, REFERENCE
+from detectron2_agssp.few_label.data import labeled_split
+from detectron2_agssp.few_label.training import Workspace
+from detectron2_agssp.utils.files import write_json
+
+
+@dataclass(frozen=True)
+class MapTask:
+    """The anomaly maps."""
+
+    name: str = "maps"
+
+    def done(self, space: Workspace, results: Path) -> bool:
+        return space.maps_done()
+
+    def ready(self, space: Workspace, results: Path) -> bool:
+        return True
+
+    def run(self, space: Workspace, results: Path) -> str:
+        space.make_maps()
+        return "maps made"
+
+
+@dataclass(frozen=True)
+class PretrainingTask:
+    """One of :data:`~detectron2_agssp.few_label.arms.PRETRAININGS`."""
+
+    pretraining: str
+
+    @property
+    def name(self) -> str:
+        return f"pretraining_{self.pretraining}"
+
+    def done(self, space: Workspace, results: Path) -> bool:
+        return space.weights_of(self.pretraining).exists()
+
+    def ready(self, space: Workspace, results: Path) -> bool:
+        start = PRETRAININGS[self.pretraining].weights
+        return space.maps_done() and (not start or space.weights_of(start).exists())
+
+    def run(self, space: Workspace, results: Path) -> str:
+        space.pretrain(self.pretraining)
+        return "weights ready"
+
+
+@dataclass(frozen=True)
+class CandidateTask:
+    """A learning rate for an arm and a fraction, tried on the first draw and seed."""
+
+    arm: str
+    fraction: float
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}_{self.fraction:g}pct_lr{self.learning_rate:g}"
+
+    def path(self, results: Path) -> Path:
+        return results / "candidates" / f"{self.name}.json"
+
+    def done(self, space: Workspace, results: Path) -> bool:
+        return self.path(results).exists()
+
+    def ready(self, space: Workspace, results: Path) -> bool:
+        weights = ARMS[self.arm].weights
+        return not weights or space.weights_of(weights).exists()
+
+    def run(self, space: Workspace, results: Path) -> str:
+        benchmark = space.benchmark
+        cfg = space.fine_tuning_config(
+            self.arm, self.fraction, benchmark.draws[0], benchmark.seeds[0], self.learning_rate
+        )
+        outcome = space.fine_tune(cfg)
+        write_json(self.path(results), {**outcome, "learning_rate": self.learning_rate})
+        return _line("validation", outcome["validation"])
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """An arm, a fraction, a draw and a seed: fine-tuned at the chosen rate, tested."""
+
+    arm: str
+    fraction: float
+    draw: int
+    seed: int
+    candidates: tuple[CandidateTask, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}_{self.fraction:g}pct_draw{self.draw}_seed{self.seed}"
+
+    def path(self, results: Path) -> Path:
+        return results / "cells" / f"{self.name}.json"
+
+    def done(self, space: Workspace, results: Path) -> bool:
+        return self.path(results).exists()
+
+    def ready(self, space: Workspace, results: Path) -> bool:
+        # The weights are missing where only the results of an earlier machine were kept.
+        return self.candidates[0].ready(space, results) and all(
+            candidate.done(space, results) for candidate in self.candidates
+        )
+
+    def run(self, space: Workspace, results: Path) -> str:
+        tried = {}
+        for candidate in self.candidates:
+            outcome = json.loads(candidate.path(results).read_text())
+            tried[candidate.learning_rate] = outcome["validation"]["AP"]
+        rate = max(tried, key=tried.__getitem__)
+        cfg = space.fine_tuning_config(self.arm, self.fraction, self.draw, self.seed, rate)
+        outcome = space.fine_tune(cfg)
+        tested = space.test(cfg) if not outcome["diverged"] else {"AP": 0.0, "AP50": 0.0}
+        cell = {
+            "benchmark": space.benchmark.name,
+            "arm": self.arm,
+            "fraction": self.fraction,
+            "draw": self.draw,
+            "seed": self.seed,
+            "labeled_images": space.data.num_images(labeled_split(self.fraction, self.draw)),
+            "learning_rate": rate,
+            "validation_ap_by_learning_rate": {f"{rate:g}": ap for rate, ap in tried.items()},
+            "test": tested,
+            **outcome,
+        }
+        write_json(self.path(results), cell)
+        return _line("test", tested)
+
+
+Task = MapTask | PretrainingTask | CandidateTask | CellTask
+
+
+def tasks_of(space: Workspace) -> Iterator[Task]:
+    """All tasks. What others depend on comes first; then the draws one after the other, so that an
+    interrupted benchmark has whole rows rather than whole columns."""
+    benchmark = space.benchmark
+    wanted = {ARMS[arm].weights for arm in benchmark.arms} - {""}
+    wanted |= {PRETRAININGS[name].weights for name in wanted} - {""}
+    if wanted:
+        yield MapTask()
+    yield from (PretrainingTask(name) for name in PRETRAININGS if name in wanted)
+    # The reference first: everything is compared with it.
+    arms = sorted(benchmark.arms, key=lambda arm: arm != REFERENCE)
+    for fraction in benchmark.fractions:
+        candidates = {
+            arm: tuple(CandidateTask(arm, fraction, rate) for rate in benchmark.learning_rates)
+            for arm in arms
+        }
+        for arm in arms:
+            yield from candidates[arm]
+        for seed in benchmark.seeds:
+            for draw in benchmark.draws_of(fraction):
+                for arm in arms:
+                    yield CellTask(arm, fraction, draw, seed, candidates[arm])
+
+
+def _line(where: str, metrics: dict) -> str:
+    return f"{where} AP {metrics['AP']:.1f}, AP50 {metrics['AP50']:.1f}"

@@ -1,0 +1,169 @@
+"""The runs of a benchmark: maps, pretrainings, and fine-tuning from each start."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
+from detectron2_agssp.engine.trainer import AGSSPTrainer
+from detectron2_agssp.few_label.arms import ARMS, PRETRAININGS
+from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
+from detectron2_agssp.few_label.settings import Benchmark
+from detectron2_agssp.maps.generate import generate_anomaly_maps
+from detectron2_agssp.utils.machine import describe_machine
+
+METRICS = ("AP", "AP50", "AP75")
+KEPT_LOSSES = 3
+
+
+class Workspace:
+    """Where a benchmark's runs are, and how each is made.
+
+    Args:
+        benchmark: the settings.
+        config_root: the repository's ``configs`` folder.
+        output: folder of data, maps, weights and logs.
+        progress: show progress bars.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        config_root: str | Path,
+        output: str | Path,
+        *,
+        progress: bool = True,
+    ):
+        self.benchmark, self.config_root = benchmark, Path(config_root)
+        self.output, self.progress = Path(output), progress
+        self.map_root = self.output / "maps"
+        self.data = BenchmarkData(benchmark, self.output / "data", self.map_root)
+
+    def maps_done(self) -> bool:
+        return (self.output / "maps.done").exists()
+
+    def make_maps(self) -> None:
+        """Anomaly maps of the images that pretraining may see."""
+        cfg = self._config("maps", self.output, {})
+        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root, progress=self.progress)
+        (self.output / "maps.done").touch()
+
+    def weights_of(self, pretraining: str) -> Path:
+        return self.output / "pretraining" / pretraining / "model_final.pth"
+
+    def pretrain(self, name: str) -> None:
+        """One of :data:`~detectron2_agssp.few_label.arms.PRETRAININGS`."""
+        train(self.pretraining_config(name), progress=self.progress)
+        _remove_intermediate(self.weights_of(name).parent)
+
+    def pretraining_config(self, name: str) -> CfgNode:
+        settings = PRETRAININGS[name]
+        split = {"agbp": "unlabeled", "agdp": "unlabeled_boxes"}[settings.stage]
+        overrides = {"DATASETS.TRAIN": (self.data.name_of(split),), "DATASETS.TEST": ()}
+        if settings.weights:
+            overrides["MODEL.WEIGHTS"] = str(self.weights_of(settings.weights))
+        elif settings.stage == "agdp":
+            # The shipped config starts from AGBP; here the start is what fine-tuning has.
+            overrides["MODEL.WEIGHTS"] = self._config("finetune", "", {}).MODEL.WEIGHTS
+        return self._config(settings.stage, self.weights_of(name).parent, overrides)
+
+    def fine_tuning_config(
+        self, arm: str, fraction: float, draw: int, seed: int, learning_rate: float
+    ) -> CfgNode:
+        chosen = ARMS[arm]
+        key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
+        iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
+        if chosen.longer:
+            for name in ("agbp", "agssp"):
+                iterations += self.pretraining_config(name).SOLVER.MAX_ITER
+        overrides = {
+            "DATASETS.TRAIN": (self.data.name_of(labeled_split(fraction, draw)),),
+            "DATASETS.TEST": (self.data.name_of("validation"),),
+            "MODEL.ROI_HEADS.NUM_CLASSES": self.data.num_classes(),
+            "MODEL.RETINANET.NUM_CLASSES": self.data.num_classes(),
+            "SOLVER.BASE_LR": learning_rate,
+            "SOLVER.MAX_ITER": iterations,
+            "TEST.EVAL_PERIOD": math.ceil(iterations / self.benchmark.validations),
+            "SEED": seed,
+        }
+        if chosen.random:
+            overrides.update(self.benchmark.random_options)
+        if chosen.weights:
+            overrides["MODEL.WEIGHTS"] = str(self.weights_of(chosen.weights))
+        return self._config("finetune", self.output / "runs" / key, overrides)
+
+    def fine_tune(self, cfg: CfgNode) -> dict[str, Any]:
+        """Trains and validates.
+
+        Returns:
+            "validation" (AP, AP50, AP75 at the end, percent), "curve" (iteration, AP, AP50 on the
+            validation images), "iterations", "seconds_per_iteration", "losses" (the last records),
+            "diverged" and "machine". A run whose loss is no number any more has AP 0.
+        """
+        diverged = False
+        try:
+            train(cfg, progress=self.progress)
+        except FloatingPointError:
+            diverged = True
+        records = read_metrics(cfg.OUTPUT_DIR)
+        _remove_intermediate(Path(cfg.OUTPUT_DIR))
+        evaluated = [record for record in records if "bbox/AP" in record]
+        # A resumed run repeats the iterations since its last checkpoint.
+        curve = {one["iteration"]: one for one in evaluated}
+        times = sorted(record["time"] for record in records if "time" in record)
+        last = evaluated[-1] if evaluated and not diverged else {}
+        return {
+            "validation": _percents({name: last.get(f"bbox/{name}") for name in METRICS}),
+            "curve": [
+                [iteration, *_percents([one["bbox/AP"], one["bbox/AP50"]])]
+                for iteration, one in sorted(curve.items())
+            ],
+            "iterations": cfg.SOLVER.MAX_ITER,
+            "seconds_per_iteration": round(times[len(times) // 2], 4) if times else None,
+            "losses": [
+                {key: value for key, value in record.items() if "loss" in key or key == "iteration"}
+                for record in records
+                if "total_loss" in record
+            ][-KEPT_LOSSES:],
+            "diverged": diverged,
+            "machine": describe_machine(cfg.MODEL.DEVICE),
+        }
+
+    def test(self, cfg: CfgNode) -> dict[str, Any]:
+        """Evaluates a finished run on the test images: AP, AP50, AP75 and "classes" (AP of each),
+        in percent; without predictions, zeros."""
+        output = Path(cfg.OUTPUT_DIR)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = (self.data.name_of("test"),)
+        cfg.OUTPUT_DIR = str(output / "test")
+        with contextlib.redirect_stdout(None):
+            results = AGSSPTrainer.test(cfg, load_trained(cfg, output / "model_final.pth"))
+        boxes = results.get("bbox", {})
+        classes = {key[3:]: value for key, value in boxes.items() if key.startswith("AP-")}
+        return {
+            **_percents({name: boxes.get(name) for name in METRICS}),
+            "classes": _percents(classes),
+        }
+
+    def _config(self, stage: str, output: str | Path, overrides: Mapping) -> CfgNode:
+        settings = self.benchmark.stages[stage]
+        path = self.config_root / settings.config
+        return run_config(path, output, {**settings.options, **overrides})
+
+
+def _percents(values):
+    """Rounded; what is not a number (a class without labels, no prediction at all) is 0."""
+    if isinstance(values, Mapping):
+        return dict(zip(values, _percents(list(values.values())), strict=True))
+    return [round(v, 3) if v is not None and math.isfinite(v) else 0.0 for v in values]
+
+
+def _remove_intermediate(folder: Path) -> None:
+    """Checkpoints to resume from; a finished run needs but the last one."""
+    for path in folder.glob("model_[0-9]*.pth"):
+        path.unlink()

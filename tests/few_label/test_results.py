@@ -1,0 +1,79 @@
+"""The table and the plot, from made cells."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from detectron2_agssp.few_label.results import (
+    paired_difference,
+    read_cells,
+    report_text,
+    write_report,
+)
+
+AP = {"imagenet": [10.0, 14.0, 12.0], "agssp": [15.0, 16.0, 20.0], "random": [1.0]}
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    (folder / "cells").mkdir(parents=True)
+    for arm, values in AP.items():
+        for draw, value in enumerate(values):
+            cell = {
+                "arm": arm,
+                "fraction": 10,
+                "draw": draw,
+                "seed": 1,
+                "labeled_images": 12,
+                "learning_rate": 0.01,
+                "iterations": 50,
+                "machine": "2026-01-01, a processor, 2 threads",
+                "test": {"AP": value, "AP50": 2 * value, "classes": {"crack": value + 1}},
+            }
+            (folder / "cells" / f"{arm}_{draw}.json").write_text(json.dumps(cell))
+    return folder
+
+
+def row(text: str, title: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {title} "))
+    return [part.strip() for part in line.strip("|").split("|")]
+
+
+def test_means_deviations_and_paired_differences(write_benchmark, results):
+    text = report_text(write_benchmark(), read_cells(results))
+    interval = stats.ttest_rel(AP["agssp"], AP["imagenet"]).confidence_interval(0.95)
+    half = (interval.high - interval.low) / 2
+    cells = row(text, "AGSSP")
+    assert cells[1:3] == ["3", f"17.0 ± {np.std(AP['agssp'], ddof=1):.1f}"]
+    assert cells[4] == f"+5.0 ± {half:.1f}"
+    assert cells[5] == f"+10.0 ± {2 * half:.1f}"
+    assert row(text, "ImageNet")[4:6] == ["", ""]
+    # A single pair has no interval.
+    assert row(text, "random")[4] == "-9.0"
+    assert "10 % of the labels (12 images)" in text
+    assert "a processor" in text
+
+
+def test_only_pairs_count():
+    assert paired_difference({1: 5.0, 2: 9.0}, {1: 4.0}) == (1.0, None, 1)
+    mean, width, count = paired_difference({1: 5.0}, {})
+    assert np.isnan(mean)
+    assert (width, count) == (None, 0)
+
+
+def test_files_are_written_and_the_same_each_time(write_benchmark, results):
+    write_report(write_benchmark(), results)
+    first = (results / "plot.png").read_bytes()
+    assert np.asarray(Image.open(results / "plot.png")).std() > 1
+    write_report(write_benchmark(), results)
+    assert (results / "plot.png").read_bytes() == first
+    assert "ImageNet" in (results / "table.md").read_text()
+
+
+def test_no_cell_yet(write_benchmark, tmp_path):
+    assert "No cell is finished yet" in write_report(write_benchmark(), tmp_path)
+    assert not (tmp_path / "plot.png").exists()

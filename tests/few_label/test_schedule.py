@@ -1,0 +1,166 @@
+"""The whole benchmark at a tiny size: order, resuming, sharing, and settings that changed."""
+
+import json
+
+import pytest
+from tiny_benchmark import DATA
+from tiny_models import CONFIGS
+
+from detectron2_agssp.few_label import training
+from detectron2_agssp.few_label.schedule import check_settings, run_benchmark
+from detectron2_agssp.few_label.tasks import CandidateTask, CellTask, tasks_of
+from detectron2_agssp.few_label.training import Workspace
+
+pytestmark = pytest.mark.usefixtures("empty_catalogs")
+
+
+def run(benchmark, root, **arguments) -> dict[str, dict]:
+    run_benchmark(benchmark, CONFIGS, root / "out", root / "results", **arguments)
+    return cells_in(root)
+
+
+def cells_in(root) -> dict[str, dict]:
+    paths = (root / "results" / "cells").glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def test_a_benchmark_from_images_to_cells_and_again(write_benchmark, tmp_path, monkeypatch, capsys):
+    benchmark = write_benchmark()
+    cells = run(benchmark, tmp_path)
+    assert sorted(cells) == [
+        f"{arm}_50pct_draw{draw}_seed1" for arm in ("agssp", "imagenet") for draw in (0, 1)
+    ]
+    for cell in cells.values():
+        assert cell["iterations"] == 4
+        assert not cell["diverged"]
+        assert 0 <= cell["test"]["AP"] <= cell["test"]["AP50"] <= 100
+        assert cell["curve"][-1][0] == 4
+        assert cell["losses"][-1]["total_loss"] > 0
+        tried = cell["validation_ap_by_learning_rate"]
+        assert set(tried) == {"0.001", "0.002"}
+        assert tried[f"{cell['learning_rate']:g}"] == max(tried.values())
+    assert "/out" not in json.dumps(cells)
+    assert "[11/11]" in capsys.readouterr().out
+    # Nothing is trained again, and one more draw costs no new choice of rates.
+    trained = []
+    fine_tune = Workspace.fine_tune
+    monkeypatch.setattr(
+        Workspace, "fine_tune", lambda space, cfg: trained.append(cfg) or fine_tune(space, cfg)
+    )
+    assert run(benchmark, tmp_path) == cells
+    assert trained == []
+    more = run(write_benchmark(draws=[0, 1, 2]), tmp_path)
+    assert len(trained) == 2
+    assert len(more) == 6
+    assert cells.items() <= more.items()
+
+
+def test_a_killed_benchmark_goes_on_and_loses_nothing(write_benchmark, tmp_path, monkeypatch):
+    """Killed between two iterations of fine-tuning: it resumes from the checkpoint."""
+    benchmark = write_benchmark(arms=["imagenet"], draws=[0], learning_rates=[0.001])
+    step = training.AGSSPTrainer.run_step
+    steps = []
+
+    def killed(trainer):
+        steps.append(trainer.iter)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        step(trainer)
+
+    monkeypatch.setattr(training.AGSSPTrainer, "run_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmark, tmp_path)
+    assert cells_in(tmp_path) == {}
+    cells = run(benchmark, tmp_path)
+    assert steps == [0, 1, 2, 2, 3]
+    assert len(cells) == 1
+
+
+def test_two_processes_share_the_tasks(write_benchmark, tmp_path, capfd):
+    benchmark = write_benchmark(draws=[0], learning_rates=[0.001])
+    assert len(run(benchmark, tmp_path, jobs=2)) == 2
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
+    names = [line.split("] ")[1].split(":")[0] for line in lines]
+    assert sorted(names) == sorted(
+        task.name for task in tasks_of(Workspace(benchmark, CONFIGS, tmp_path))
+    )
+
+
+def test_a_failing_process_is_told(write_benchmark, tmp_path):
+    # The main process does not load the stage's config; the workers do.
+    stages = {
+        name: {"config": "finetune/none.yaml"} for name in ("maps", "agbp", "agdp", "finetune")
+    }
+    with pytest.raises(RuntimeError, match="2 of 2 processes failed"):
+        run(write_benchmark(stages=stages, arms=["imagenet"]), tmp_path, jobs=2)
+
+
+def test_results_of_other_settings_are_not_mixed(write_benchmark, tmp_path):
+    check_settings(write_benchmark(), tmp_path)
+    check_settings(write_benchmark(arms=["imagenet"], draws=[0, 1, 2], seeds=[1, 2]), tmp_path)
+    changed = {"data": {**DATA, "validation_images": 7}, "learning_rates": [0.1]}
+    with pytest.raises(ValueError, match=r"of data\.validation_images, learning_rates; one table"):
+        check_settings(write_benchmark(**changed), tmp_path)
+
+
+def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchmark, tmp_path):
+    arms = ["imagenet", "imagenet_longer", "agssp", "agdp"]
+    space = Workspace(write_benchmark(arms=arms), CONFIGS, tmp_path)
+    names = [task.name for task in tasks_of(space)]
+    assert names[:4] == ["maps", "pretraining_agbp", "pretraining_agdp", "pretraining_agssp"]
+    assert names[4].startswith("imagenet_50pct_lr")
+    space.data.prepare(progress=False)
+    plain = space.fine_tuning_config("imagenet", 50, 0, 1, 0.001)
+    longer = space.fine_tuning_config("imagenet_longer", 50, 0, 1, 0.001)
+    assert longer.SOLVER.MAX_ITER == plain.SOLVER.MAX_ITER + 3 + 4
+    assert longer.OUTPUT_DIR != plain.OUTPUT_DIR
+    assert space.pretraining_config("agdp").MODEL.WEIGHTS == plain.MODEL.WEIGHTS
+    start = space.pretraining_config("agssp").MODEL.WEIGHTS
+    assert start == str(space.weights_of("agbp"))
+
+
+def test_the_rate_with_the_best_validation_is_taken(tmp_path, monkeypatch):
+    candidates = tuple(CandidateTask("imagenet", 10, rate) for rate in (0.1, 0.2, 0.3))
+    for candidate, ap in zip(candidates, (3.0, 7.0, 5.0), strict=True):
+        path = candidate.path(tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"validation": {"AP": ap}}))
+    cell = CellTask("imagenet", 10, 1, 1, candidates)
+    space = FakeSpace()
+    assert cell.ready(space, tmp_path)
+    cell.run(space, tmp_path)
+    written = json.loads(cell.path(tmp_path).read_text())
+    assert space.rate == written["learning_rate"] == 0.2
+    assert written["test"] == {"AP": 1.0, "AP50": 2.0}
+
+
+class FakeSpace:
+    """Notes the rate that is asked for, and trains nothing."""
+
+    class benchmark:
+        name = "fake"
+
+    class data:
+        @staticmethod
+        def num_images(split):
+            return 3
+
+    def fine_tuning_config(self, arm, fraction, draw, seed, rate):
+        self.rate = rate
+
+    def fine_tune(self, cfg):
+        return {"diverged": False}
+
+    def test(self, cfg):
+        return {"AP": 1.0, "AP50": 2.0}
+
+
+def test_a_diverged_run_counts_as_nothing_found(write_benchmark, tmp_path, monkeypatch):
+    def diverge(trainer):
+        raise FloatingPointError("Loss became infinite or NaN")
+
+    monkeypatch.setattr(training.AGSSPTrainer, "run_step", diverge)
+    benchmark = write_benchmark(arms=["imagenet"], draws=[0], learning_rates=[0.001])
+    (cell,) = run(benchmark, tmp_path).values()
+    assert cell["diverged"]
+    assert cell["test"]["AP"] == cell["validation"]["AP"] == 0

@@ -1,0 +1,58 @@
+"""Benchmark files: the shipped ones, and what is refused."""
+
+import pytest
+from tiny_models import CONFIGS, ROOT
+
+from detectron2_agssp.engine.runs import run_config
+from detectron2_agssp.few_label.settings import load_benchmark
+
+SHIPPED = sorted((ROOT / "benchmarks" / "few_label").glob("*_*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_load_and_their_stages_exist(path):
+    benchmark = load_benchmark(path)
+    for name, stage in benchmark.stages.items():
+        cfg = run_config(CONFIGS / stage.config, "", stage.options)
+        if name in ("agbp", "agdp", "finetune"):
+            assert 0 < cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER / 2
+    finetune = benchmark.stages["finetune"]
+    run_config(CONFIGS / finetune.config, "", {**finetune.options, **benchmark.random_options})
+    assert {"imagenet", "agssp"} <= set(benchmark.arms)
+
+
+def test_there_are_shipped_files():
+    assert {"neu_det_cpu", "magnetic_tile_cpu"} <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["imagenet", "simclr"]}, r"unknown arms \['simclr'\]; known are \['random'"),
+        ({"arms": []}, "arms must be a list without repetitions"),
+        ({"draws": [0, 0]}, r"draws must be a list without repetitions, got \[0, 0\]"),
+        ({"fractions": [10, 120]}, r"fractions are percents in \(0, 100\], got \[10, 120\]"),
+        ({"learning_rates": [0.0]}, r"learning rates are positive, got \[0.0\]"),
+        ({"validations": 0}, "must be at least 1"),
+        ({"fraction": [10]}, r"the file has the unknown keys \['fraction'\]"),
+        ({"data": {"root": "sample", "folder": "x"}}, r"data has the unknown keys \['folder'\]"),
+        ({"data": {}}, "root"),
+        ({"stages": {"maps": {"config": "a"}}}, "has no key 'agbp'"),
+    ],
+)
+def test_bad_values_are_refused_with_what_was_received(write_benchmark, changes, message):
+    with pytest.raises(ValueError, match=message):
+        write_benchmark(**changes)
+
+
+def test_no_file_and_no_yaml(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no benchmark file"):
+        load_benchmark(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="is not yaml"):
+        load_benchmark(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_config_key_names_the_file_and_the_key(tmp_path):
+    with pytest.raises(ValueError, match=r"agbp/lite0\.yaml with SOLVER\.RATE = 1"):
+        run_config(CONFIGS / "agbp" / "lite0.yaml", tmp_path, {"SOLVER.RATE": 1})

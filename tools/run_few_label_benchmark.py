@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""AGSSP against other starts on few labels: runs a benchmark file, then writes table and plot.
+
+    tools/run_few_label_benchmark.py --config-file benchmarks/few_label/neu_det_cpu.yaml --jobs 2
+    tools/run_few_label_benchmark.py --config-file ... --report-only      of what is finished
+
+Killed at any moment, it goes on when called again; another call beside it shares the work.
+"""
+
+import argparse
+from pathlib import Path
+
+import detectron2_agssp  # noqa: F401  (registers everything)
+from detectron2_agssp.few_label.results import write_report
+from detectron2_agssp.few_label.schedule import run_benchmark
+from detectron2_agssp.few_label.settings import load_benchmark
+from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the benchmark")
+    parser.add_argument(
+        "--output", type=Path, help="weights and logs (output/few_label/<name of the file>)"
+    )
+    parser.add_argument("--results", type=Path, help="cells, table and plot (<output>/results)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; on a CPU, one a core")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    keep_freed_memory()
+    with readable_errors():
+        benchmark = load_benchmark(args.config_file)
+        output = args.output or Path("output", "few_label", benchmark.name)
+        results = args.results or output / "results"
+        if not args.report_only:
+            run_benchmark(benchmark, CONFIGS, output, results, jobs=args.jobs)
+        print(write_report(benchmark, results))
+
+
+if __name__ == "__main__":
+    main()
