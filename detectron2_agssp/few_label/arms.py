@@ -1,6 +1,9 @@
 """The starts that are compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+PRETRAINING_STAGES = ("agbp", "agdp")
 
 
 @dataclass(frozen=True)
@@ -9,15 +12,19 @@ class Arm:
 
     Attributes:
         title: as in tables.
-        weights: the pretraining run whose final weights it starts from; "" for none.
+        pretraining: the stages before fine-tuning, in order.
         random: start from random weights instead of the config's (ImageNet).
-        longer: fine-tune for as many more iterations as AGSSP's pretraining had.
+        longer: fine-tune for as many more iterations as AGSSP's pretraining has.
+        base: of a variant, the arm that it is a variant of.
+        options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ.
     """
 
     title: str
-    weights: str = ""
+    pretraining: tuple[str, ...] = ()
     random: bool = False
     longer: bool = False
+    base: str = ""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 # The reference of paired differences.
@@ -26,27 +33,48 @@ ARMS = {
     "random": Arm("random", random=True),
     "imagenet": Arm("ImageNet"),
     "imagenet_longer": Arm("ImageNet, longer", longer=True),
-    "agdp": Arm("AGDP", weights="agdp"),
-    "agbp": Arm("AGBP", weights="agbp"),
-    "agssp": Arm("AGSSP", weights="agssp"),
+    "agdp": Arm("AGDP", ("agdp",)),
+    "agbp": Arm("AGBP", ("agbp",)),
+    "agssp": Arm("AGSSP", ("agbp", "agdp")),
 }
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A run that several cells start from.
+    """A pretraining run, and the runs that it builds on; arms that need the same one share it.
 
     Attributes:
-        stage: whose settings it has, "agbp" or "agdp".
-        weights: the pretraining run that it starts from; "" for ImageNet.
+        name: of its folder.
+        map_name: of the folder of its anomaly maps.
+        stage: whose settings it has: the last of its arm's stages so far.
+        start: the run that it starts from; None for the config's weights.
+        options: stage -> keys that differ, of this run and its maps.
     """
 
+    name: str
+    map_name: str
     stage: str
-    weights: str = ""
+    start: "Pretraining | None"
+    options: dict[str, dict[str, Any]]
+
+    @property
+    def chain(self) -> "tuple[Pretraining, ...]":
+        """The runs that it consists of, in order, itself the last."""
+        return (*(self.start.chain if self.start else ()), self)
 
 
-PRETRAININGS = {
-    "agbp": Pretraining("agbp"),
-    "agdp": Pretraining("agdp"),
-    "agssp": Pretraining("agdp", weights="agbp"),
-}
+def pretraining_of(name: str, arm: Arm) -> Pretraining | None:
+    """The run that an arm (``name`` as in the benchmark) is fine-tuned from, if any."""
+    run = None
+    for count, stage in enumerate(arm.pretraining, start=1):
+        stages = arm.pretraining[:count]
+        shared = next(key for key, one in ARMS.items() if one.pretraining == stages)
+        changed = any(arm.options.get(key) for key in ("maps", *stages))
+        run = Pretraining(
+            name=f"{shared}-{name}" if changed else shared,
+            map_name=f"maps-{name}" if arm.options.get("maps") else "maps",
+            stage=stage,
+            start=run,
+            options={key: arm.options[key] for key in ("maps", stage) if key in arm.options},
+        )
+    return run

@@ -24,11 +24,10 @@ class BenchmarkData:
         benchmark: the settings.
         root: folder to write: ``<split>.json`` (COCO), ``unlabeled/`` (links to the images that
             pretraining may see) and ``near_duplicates.json`` (those left out).
-        map_root: folder of the anomaly maps of ``unlabeled``.
     """
 
-    def __init__(self, benchmark: Benchmark, root: str | Path, map_root: str | Path):
-        self.benchmark, self.root, self.map_root = benchmark, Path(root), Path(map_root)
+    def __init__(self, benchmark: Benchmark, root: str | Path):
+        self.benchmark, self.root = benchmark, Path(root)
         self.unlabeled = self.root / "unlabeled"
         self.near_duplicates_path = self.root / "near_duplicates.json"
 
@@ -59,7 +58,8 @@ class BenchmarkData:
         self._link_unlabeled(splits["test"], progress)
 
     def register(self) -> None:
-        """Registers all of it with Detectron2, also in another process than prepared it."""
+        """Registers the labelled sets with Detectron2, also in another process than prepared
+        them."""
         for path in self.root.glob("*.json"):
             if path == self.near_duplicates_path:
                 continue
@@ -68,10 +68,13 @@ class BenchmarkData:
                 DatasetCatalog.remove(name)
                 MetadataCatalog.pop(name, None)
             register_coco_instances(name, {}, str(path), str(self._images(path.stem)))
-        register_unlabeled(self.name_of("unlabeled"), self.unlabeled, self.map_root)
+
+    def register_maps(self, name: str, map_root: Path) -> None:
+        """Registers the unlabelled images with a folder of their maps."""
+        register_unlabeled(self.name_of(name), self.unlabeled, map_root)
 
     def name_of(self, split: str) -> str:
-        """The registered name of "validation", "test", "unlabeled" or a :func:`labeled_split`."""
+        """The registered name of "validation", "test", a :func:`labeled_split` or maps."""
         return f"few_label_{self.benchmark.name}_{split}"
 
     def num_classes(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from detectron2_agssp.few_label.arms import ARMS, REFERENCE
+from detectron2_agssp.few_label.arms import REFERENCE
 from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.utils.files import atomic_path, atomic_write
 
@@ -29,7 +29,7 @@ def write_report(benchmark: Benchmark, results: str | Path) -> str:
     with atomic_write(results / "table.md") as file:
         file.write(text)
     if cells:
-        plot(cells, results / "plot.png")
+        plot(cells, benchmark.titles(), results / "plot.png")
     return text
 
 
@@ -43,9 +43,9 @@ def report_text(benchmark: Benchmark, cells: list[dict]) -> str:
         of_fraction = [cell for cell in cells if cell["fraction"] == fraction]
         images = sorted({cell["labeled_images"] for cell in of_fraction})
         parts.append(f"## {fraction:g} % of the labels ({' or '.join(map(str, images))} images)\n")
-        parts.append(_summary_table(of_fraction))
+        parts.append(_summary_table(of_fraction, benchmark.titles()))
         parts.append("AP by class:\n")
-        parts.append(_class_table(of_fraction))
+        parts.append(_class_table(of_fraction, benchmark.titles()))
     if not cells:
         parts.append("No cell is finished yet.\n")
     return "\n".join(parts)
@@ -72,8 +72,14 @@ def paired_difference(values: dict, reference: dict) -> tuple[float, float | Non
     return float(differences.mean()), float(width), count
 
 
-def plot(cells: list[dict], path: str | Path) -> None:
-    """AP and AP50 over the labelled share, one line an arm, bars of one standard deviation."""
+def plot(cells: list[dict], titles: dict[str, str], path: str | Path) -> None:
+    """AP and AP50 over the labelled share, one line an arm, bars of one standard deviation.
+
+    Args:
+        cells: at least one.
+        titles: arm -> its name in the legend.
+        path: of the PNG file.
+    """
     # Without pyplot, which would choose a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -83,7 +89,7 @@ def plot(cells: list[dict], path: str | Path) -> None:
     fractions = sorted({cell["fraction"] for cell in cells})
     position = {fraction: index for index, fraction in enumerate(fractions)}
     for axes, metric in zip(figure.subplots(1, 2), ("AP", "AP50"), strict=True):
-        arms = _by_arm(cells)
+        arms = _by_arm(cells, titles)
         for index, (arm, of_arm) in enumerate(arms.items()):
             known = [one for one in fractions if any(c["fraction"] == one for c in of_arm)]
             values = [
@@ -96,7 +102,7 @@ def plot(cells: list[dict], path: str | Path) -> None:
                 [position[one] + shift for one in known],
                 [np.mean(v) for v in values],
                 yerr=[np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values],
-                label=ARMS[arm].title,
+                label=titles[arm],
                 marker="o",
                 capsize=3,
                 linewidth=2.5 if arm == "agssp" else 1.2,
@@ -113,18 +119,18 @@ def plot(cells: list[dict], path: str | Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
-def _by_arm(cells: list[dict]) -> dict[str, list[dict]]:
+def _by_arm(cells: list[dict], titles: dict[str, str]) -> dict[str, list[dict]]:
     groups = defaultdict(list)
     for cell in cells:
         groups[cell["arm"]].append(cell)
-    return {arm: groups[arm] for arm in ARMS if arm in groups}
+    return {arm: groups[arm] for arm in titles if arm in groups}
 
 
-def _summary_table(cells: list[dict]) -> str:
-    groups = _by_arm(cells)
+def _summary_table(cells: list[dict], titles: dict[str, str]) -> str:
+    groups = _by_arm(cells, titles)
     rows = []
     for arm, of_arm in groups.items():
-        row = [ARMS[arm].title, len(of_arm)]
+        row = [titles[arm], len(of_arm)]
         for metric in ("AP", "AP50"):
             values = [cell["test"][metric] for cell in of_arm]
             spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
@@ -153,13 +159,11 @@ def _difference(groups: dict, arm: str, metric: str) -> str:
     return f"{mean:+.1f}" if width is None else f"{mean:+.1f} ± {width:.1f}"
 
 
-def _class_table(cells: list[dict]) -> str:
+def _class_table(cells: list[dict], titles: dict[str, str]) -> str:
     names = list(next((c["test"]["classes"] for c in cells if "classes" in c["test"]), {}))
     rows = []
-    for arm, of_arm in _by_arm(cells).items():
+    for arm, of_arm in _by_arm(cells, titles).items():
         tested = [cell["test"].get("classes", dict.fromkeys(names, 0.0)) for cell in of_arm]
-        rows.append(
-            [ARMS[arm].title, *(f"{np.mean([one[n] for one in tested]):.1f}" for n in names)]
-        )
+        rows.append([titles[arm], *(f"{np.mean([one[n] for one in tested]):.1f}" for n in names)])
     table = tabulate(rows, ["start", *names], tablefmt="github", disable_numparse=True)
     return f"{table}\n"

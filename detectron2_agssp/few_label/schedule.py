@@ -87,13 +87,17 @@ def check_settings(benchmark: Benchmark, results: Path) -> None:
         write_json(path, current)
         return
     earlier = json.loads(path.read_text())
-    if earlier != current:
-        keys = sorted(_differences(earlier, current))
+    # A variant may be added or left out; what a name means must stay.
+    added = current["variants"]
+    same_names = {name: added.get(name, old) for name, old in earlier["variants"].items()}
+    keys = sorted(_differences(earlier, {**current, "variants": same_names}))
+    if keys:
         raise ValueError(
             f"The results in {results} were made with other settings of {', '.join(keys)}; one "
             "table must not mix them. Name another folder for the results and the output, or take "
             "the change back."
         )
+    write_json(path, {**current, "variants": {**earlier["variants"], **added}})
 
 
 def work(space: Workspace, results: Path) -> None:

@@ -1,14 +1,14 @@
 """The file that describes a benchmark."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
-from detectron2_agssp.few_label.arms import ARMS
+from detectron2_agssp.few_label.arms import ARMS, Arm
 from detectron2_agssp.utils.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
@@ -63,7 +63,9 @@ class Benchmark:
         name: of the file.
         data: the data set.
         stages: "maps", "agbp", "agdp" and "finetune".
-        arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`.
+        arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
+        variants: further arms: name -> "arm", which it is like, an optional "title", and by stage
+            the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -83,19 +85,35 @@ class Benchmark:
     learning_rates: tuple[float, ...]
     random_options: dict[str, Any]
     validations: int = 4
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def arm(self, name: str) -> Arm:
+        """An arm by its name, variants included."""
+        if name in ARMS:
+            return ARMS[name]
+        content = self.variants[name]
+        base = ARMS[content["arm"]]
+        options = {stage: content[stage] for stage in STAGES if stage in content}
+        title = content.get("title", name)
+        return replace(base, title=title, base=content["arm"], options=options)
+
+    def titles(self) -> dict[str, str]:
+        """Every arm's name -> its title, in the order of tables."""
+        return {name: self.arm(name).title for name in (*ARMS, *self.variants)}
 
     def draws_of(self, fraction: float) -> tuple[int, ...]:
         return self.draws if fraction < 100 else self.draws[:1]
 
     def fingerprint(self) -> dict:
-        """What results of one table have in common; arms, fractions, draws and seeds may be added
-        later."""
+        """What results of one table have in common; arms, variants, fractions, draws and seeds may
+        be added later."""
         return {
             "data": asdict(self.data),
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
             "learning_rates": list(self.learning_rates),
             "random_options": self.random_options,
             "validations": self.validations,
+            "variants": self.variants,
         }
 
 
@@ -127,7 +145,11 @@ def load_benchmark(path: str | Path) -> Benchmark:
                 key: tuple(content[key])
                 for key in ("arms", "fractions", "draws", "seeds", "learning_rates")
             },
-            **{key: content[key] for key in ("random_options", "validations") if key in content},
+            **{
+                key: content[key]
+                for key in ("random_options", "validations", "variants")
+                if key in content
+            },
         )
         _check_values(benchmark)
     except yaml.YAMLError as error:
@@ -146,9 +168,17 @@ def _check_keys(content: Mapping, known: set[str], where: str) -> None:
 
 
 def _check_values(benchmark: Benchmark) -> None:
-    unknown = sorted(set(benchmark.arms) - set(ARMS))
+    for name, content in benchmark.variants.items():
+        _check_keys(content, {"arm", "title", *STAGES}, f"variants.{name}")
+        if content.get("arm") not in ARMS or name in ARMS:
+            raise ValueError(
+                f"variants.{name} must have a name of its own and name an arm of {list(ARMS)}, "
+                f"got {content.get('arm')!r}."
+            )
+    known = [*ARMS, *benchmark.variants]
+    unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:
-        raise ValueError(f"unknown arms {unknown}; known are {list(ARMS)}.")
+        raise ValueError(f"unknown arms {unknown}; known are {known}.")
     for key in ("arms", "fractions", "draws", "seeds", "learning_rates"):
         values = getattr(benchmark, key)
         if not values or len(set(values)) < len(values):

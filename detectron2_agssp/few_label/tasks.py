@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2_agssp.few_label.arms import ARMS, PRETRAININGS, REFERENCE
+from detectron2_agssp.few_label.arms import REFERENCE, Pretraining
 from detectron2_agssp.few_label.data import labeled_split
 from detectron2_agssp.few_label.training import Workspace
 from detectron2_agssp.utils.files import write_json
@@ -13,37 +13,42 @@ from detectron2_agssp.utils.files import write_json
 
 @dataclass(frozen=True)
 class MapTask:
-    """The anomaly maps."""
+    """The anomaly maps of a pretraining run."""
 
-    name: str = "maps"
+    pretraining: Pretraining
+
+    @property
+    def name(self) -> str:
+        return self.pretraining.map_name
 
     def done(self, space: Workspace, results: Path) -> bool:
-        return space.maps_done()
+        return space.maps_done(self.pretraining)
 
     def ready(self, space: Workspace, results: Path) -> bool:
         return True
 
     def run(self, space: Workspace, results: Path) -> str:
-        space.make_maps()
+        space.make_maps(self.pretraining)
         return "maps made"
 
 
 @dataclass(frozen=True)
 class PretrainingTask:
-    """One of :data:`~detectron2_agssp.few_label.arms.PRETRAININGS`."""
+    """One pretraining run."""
 
-    pretraining: str
+    pretraining: Pretraining
 
     @property
     def name(self) -> str:
-        return f"pretraining_{self.pretraining}"
+        return f"pretraining_{self.pretraining.name}"
 
     def done(self, space: Workspace, results: Path) -> bool:
         return space.weights_of(self.pretraining).exists()
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        start = PRETRAININGS[self.pretraining].weights
-        return space.maps_done() and (not start or space.weights_of(start).exists())
+        start = self.pretraining.start
+        started = start is None or space.weights_of(start).exists()
+        return started and space.maps_done(self.pretraining)
 
     def run(self, space: Workspace, results: Path) -> str:
         space.pretrain(self.pretraining)
@@ -69,8 +74,8 @@ class CandidateTask:
         return self.path(results).exists()
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        weights = ARMS[self.arm].weights
-        return not weights or space.weights_of(weights).exists()
+        start = space.pretraining_of(self.arm)
+        return start is None or space.weights_of(start).exists()
 
     def run(self, space: Workspace, results: Path) -> str:
         benchmark = space.benchmark
@@ -140,11 +145,11 @@ def tasks_of(space: Workspace) -> Iterator[Task]:
     """All tasks. What others depend on comes first; then the draws one after the other, so that an
     interrupted benchmark has whole rows rather than whole columns."""
     benchmark = space.benchmark
-    wanted = {ARMS[arm].weights for arm in benchmark.arms} - {""}
-    wanted |= {PRETRAININGS[name].weights for name in wanted} - {""}
-    if wanted:
-        yield MapTask()
-    yield from (PretrainingTask(name) for name in PRETRAININGS if name in wanted)
+    starts = filter(None, (space.pretraining_of(arm) for arm in benchmark.arms))
+    # By name, in order: arms share what they have in common.
+    runs = {run.name: run for start in starts for run in start.chain}
+    yield from {run.map_name: MapTask(run) for run in runs.values()}.values()
+    yield from (PretrainingTask(run) for run in runs.values())
     # The reference first: everything is compared with it.
     arms = sorted(benchmark.arms, key=lambda arm: arm != REFERENCE)
     for fraction in benchmark.fractions:

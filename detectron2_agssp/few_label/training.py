@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.few_label.arms import ARMS, PRETRAININGS
+from detectron2_agssp.few_label.arms import ARMS, Pretraining, pretraining_of
 from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
 from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.maps.generate import generate_anomaly_maps
@@ -40,46 +40,53 @@ class Workspace:
     ):
         self.benchmark, self.config_root = benchmark, Path(config_root)
         self.output, self.progress = Path(output), progress
-        self.map_root = self.output / "maps"
-        self.data = BenchmarkData(benchmark, self.output / "data", self.map_root)
+        self.data = BenchmarkData(benchmark, self.output / "data")
 
-    def maps_done(self) -> bool:
-        return (self.output / "maps.done").exists()
+    def map_root(self, run: Pretraining) -> Path:
+        return self.output / run.map_name
 
-    def make_maps(self) -> None:
-        """Anomaly maps of the images that pretraining may see."""
-        cfg = self._config("maps", self.output, {})
-        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root, progress=self.progress)
-        (self.output / "maps.done").touch()
+    def maps_done(self, run: Pretraining) -> bool:
+        return (self.output / f"{run.map_name}.done").exists()
 
-    def weights_of(self, pretraining: str) -> Path:
-        return self.output / "pretraining" / pretraining / "model_final.pth"
+    def make_maps(self, run: Pretraining) -> None:
+        """Anomaly maps, for this run, of the images that pretraining may see."""
+        cfg = self._config("maps", self.output, run.options.get("maps", {}))
+        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root(run), progress=self.progress)
+        (self.output / f"{run.map_name}.done").touch()
 
-    def pretrain(self, name: str) -> None:
-        """One of :data:`~detectron2_agssp.few_label.arms.PRETRAININGS`."""
-        train(self.pretraining_config(name), progress=self.progress)
-        _remove_intermediate(self.weights_of(name).parent)
+    def weights_of(self, run: Pretraining) -> Path:
+        return self.output / "pretraining" / run.name / "model_final.pth"
 
-    def pretraining_config(self, name: str) -> CfgNode:
-        settings = PRETRAININGS[name]
-        split = {"agbp": "unlabeled", "agdp": "unlabeled_boxes"}[settings.stage]
+    def pretrain(self, run: Pretraining) -> None:
+        """Trains one run, from the weights of the one before it."""
+        self.data.register_maps(run.map_name, self.map_root(run))
+        train(self.pretraining_config(run), progress=self.progress)
+        _remove_intermediate(self.weights_of(run).parent)
+
+    def pretraining_config(self, run: Pretraining) -> CfgNode:
+        split = {"agbp": run.map_name, "agdp": f"{run.map_name}_boxes"}[run.stage]
         overrides = {"DATASETS.TRAIN": (self.data.name_of(split),), "DATASETS.TEST": ()}
-        if settings.weights:
-            overrides["MODEL.WEIGHTS"] = str(self.weights_of(settings.weights))
-        elif settings.stage == "agdp":
+        if run.start:
+            overrides["MODEL.WEIGHTS"] = str(self.weights_of(run.start))
+        elif run.stage == "agdp":
             # The shipped config starts from AGBP; here the start is what fine-tuning has.
             overrides["MODEL.WEIGHTS"] = self._config("finetune", "", {}).MODEL.WEIGHTS
-        return self._config(settings.stage, self.weights_of(name).parent, overrides)
+        overrides.update(run.options.get(run.stage, {}))
+        return self._config(run.stage, self.weights_of(run).parent, overrides)
+
+    def pretraining_of(self, arm: str) -> Pretraining | None:
+        """The run that an arm of the benchmark is fine-tuned from, if any."""
+        return pretraining_of(arm, self.benchmark.arm(arm))
 
     def fine_tuning_config(
         self, arm: str, fraction: float, draw: int, seed: int, learning_rate: float
     ) -> CfgNode:
-        chosen = ARMS[arm]
+        chosen = self.benchmark.arm(arm)
         key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
         iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
         if chosen.longer:
-            for name in ("agbp", "agssp"):
-                iterations += self.pretraining_config(name).SOLVER.MAX_ITER
+            for run in pretraining_of("agssp", ARMS["agssp"]).chain:
+                iterations += self.pretraining_config(run).SOLVER.MAX_ITER
         overrides = {
             "DATASETS.TRAIN": (self.data.name_of(labeled_split(fraction, draw)),),
             "DATASETS.TEST": (self.data.name_of("validation"),),
@@ -92,8 +99,10 @@ class Workspace:
         }
         if chosen.random:
             overrides.update(self.benchmark.random_options)
-        if chosen.weights:
-            overrides["MODEL.WEIGHTS"] = str(self.weights_of(chosen.weights))
+        start = self.pretraining_of(arm)
+        if start:
+            overrides["MODEL.WEIGHTS"] = str(self.weights_of(start))
+        overrides.update(chosen.options.get("finetune", {}))
         return self._config("finetune", self.output / "runs" / key, overrides)
 
     def fine_tune(self, cfg: CfgNode) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled, read_co
 
 
 def made(benchmark, root) -> BenchmarkData:
-    data = BenchmarkData(benchmark, root / "data", root / "maps")
+    data = BenchmarkData(benchmark, root / "data")
     data.prepare(progress=False)
     return data
 
@@ -103,12 +103,13 @@ def test_registered_names(write_benchmark, tmp_path):
     data = made(write_benchmark(), tmp_path)
     data.register()
     data.register()
+    data.register_maps("maps", tmp_path / "maps")
     assert sorted(DatasetCatalog.list()) == [
         "few_label_tiny_labeled_50pct_draw0",
         "few_label_tiny_labeled_50pct_draw1",
+        "few_label_tiny_maps",
+        "few_label_tiny_maps_boxes",
         "few_label_tiny_test",
-        "few_label_tiny_unlabeled",
-        "few_label_tiny_unlabeled_boxes",
         "few_label_tiny_validation",
     ]
     assert len(DatasetCatalog.get("few_label_tiny_validation")) == 6

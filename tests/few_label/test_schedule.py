@@ -107,16 +107,57 @@ def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchma
     arms = ["imagenet", "imagenet_longer", "agssp", "agdp"]
     space = Workspace(write_benchmark(arms=arms), CONFIGS, tmp_path)
     names = [task.name for task in tasks_of(space)]
-    assert names[:4] == ["maps", "pretraining_agbp", "pretraining_agdp", "pretraining_agssp"]
+    assert names[0] == "maps"
+    assert names[1:4] == ["pretraining_agbp", "pretraining_agssp", "pretraining_agdp"]
     assert names[4].startswith("imagenet_50pct_lr")
     space.data.prepare(progress=False)
     plain = space.fine_tuning_config("imagenet", 50, 0, 1, 0.001)
     longer = space.fine_tuning_config("imagenet_longer", 50, 0, 1, 0.001)
     assert longer.SOLVER.MAX_ITER == plain.SOLVER.MAX_ITER + 3 + 4
     assert longer.OUTPUT_DIR != plain.OUTPUT_DIR
-    assert space.pretraining_config("agdp").MODEL.WEIGHTS == plain.MODEL.WEIGHTS
-    start = space.pretraining_config("agssp").MODEL.WEIGHTS
-    assert start == str(space.weights_of("agbp"))
+    agbp, agssp = space.pretraining_of("agssp").chain
+    assert str(space.weights_of(agbp)) == space.pretraining_config(agssp).MODEL.WEIGHTS
+    (agdp,) = space.pretraining_of("agdp").chain
+    assert space.pretraining_config(agdp).MODEL.WEIGHTS == plain.MODEL.WEIGHTS
+
+
+def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
+    variants = {
+        "longer_agdp": {"arm": "agssp", "title": "AGDP x 2", "agdp": {"SOLVER.MAX_ITER": 9}},
+        "other_maps": {"arm": "agdp", "maps": {"AGSSP.SCORER.CENTER": True}},
+        "gentle": {"arm": "agssp", "finetune": {"SOLVER.WARMUP_ITERS": 2}},
+    }
+    benchmark = write_benchmark(variants=variants, arms=["agssp", *variants])
+    space = Workspace(benchmark, CONFIGS, tmp_path)
+    space.data.prepare(progress=False)
+    tasks = [task.name for task in tasks_of(space) if "lr" not in task.name]
+    assert [name for name in tasks if "pct" not in name] == [
+        "maps",
+        "maps-other_maps",
+        "pretraining_agbp",
+        "pretraining_agssp",
+        "pretraining_agssp-longer_agdp",
+        "pretraining_agdp-other_maps",
+    ]
+    longer = space.pretraining_of("longer_agdp")
+    assert space.pretraining_config(longer).SOLVER.MAX_ITER == 9
+    assert longer.start == space.pretraining_of("agssp").start
+    assert space.pretraining_of("gentle") == space.pretraining_of("agssp")
+    gentle = space.fine_tuning_config("gentle", 50, 0, 1, 0.001)
+    plain = space.fine_tuning_config("agssp", 50, 0, 1, 0.001)
+    assert (gentle.SOLVER.WARMUP_ITERS, plain.SOLVER.WARMUP_ITERS) == (2, 1)
+    assert gentle.MODEL.WEIGHTS == plain.MODEL.WEIGHTS
+    assert benchmark.titles()["longer_agdp"] == "AGDP x 2"
+
+
+def test_a_variant_may_be_added_but_not_changed(write_benchmark, tmp_path):
+    one = {"long": {"arm": "agdp", "agdp": {"SOLVER.MAX_ITER": 9}}}
+    check_settings(write_benchmark(), tmp_path)
+    check_settings(write_benchmark(variants=one), tmp_path)
+    check_settings(write_benchmark(), tmp_path)
+    other = {"long": {"arm": "agdp", "agdp": {"SOLVER.MAX_ITER": 8}}}
+    with pytest.raises(ValueError, match=r"of variants\.long\.agdp\.SOLVER\.MAX_ITER; one table"):
+        check_settings(write_benchmark(variants=other), tmp_path)
 
 
 def test_the_rate_with_the_best_validation_is_taken(tmp_path, monkeypatch):
@@ -144,6 +185,9 @@ class FakeSpace:
         @staticmethod
         def num_images(split):
             return 3
+
+    def pretraining_of(self, arm):
+        return None
 
     def fine_tuning_config(self, arm, fraction, draw, seed, rate):
         self.rate = rate

@@ -31,6 +31,9 @@ def test_there_are_shipped_files():
     ("changes", "message"),
     [
         ({"arms": ["imagenet", "simclr"]}, r"unknown arms \['simclr'\]; known are \['random'"),
+        ({"variants": {"agssp": {"arm": "agdp"}}}, "variants.agssp must have a name of its own"),
+        ({"variants": {"x": {"arm": "y"}}}, "variants.x must .* name an arm of .*, got 'y'"),
+        ({"variants": {"x": {"arm": "agdp", "AGDP": {}}}}, r"variants.x has the unknown keys"),
         ({"arms": []}, "arms must be a list without repetitions"),
         ({"draws": [0, 0]}, r"draws must be a list without repetitions, got \[0, 0\]"),
         ({"fractions": [10, 120]}, r"fractions are percents in \(0, 100\], got \[10, 120\]"),
