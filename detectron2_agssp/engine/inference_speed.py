@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from detectron2_agssp.data.image_io import list_images, read_image
+from detectron2_agssp.engine.runs import model_input
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 WARM_UP = 5
@@ -67,8 +68,9 @@ def measure_inference(
     if device.type == "cpu":
         # As the trainer lays it out.
         predictor.model.to(memory_format=torch.channels_last)
-    images = [read_image(path, cfg.INPUT.FORMAT) for path in paths]
-    inputs = [_resized(predictor, image, device) for image in images]
+    inputs = [model_input(cfg, read_image(path)) for path in paths]
+    for one in inputs:
+        one["image"] = one["image"].to(device)
 
     def whole(index: int) -> None:
         # The predictor expects BGR and turns it into the model's order.
@@ -86,14 +88,6 @@ def measure_inference(
             "end to end": _time(whole, num_images, device),
             "model alone": _time(model, num_images, device),
         }
-
-
-def _resized(predictor: DefaultPredictor, image, device: torch.device) -> dict:
-    """The model's input of an image (H, W, 3) in the model's channel order."""
-    height, width = image.shape[:2]
-    resized = predictor.aug.get_transform(image).apply_image(image)
-    tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1)).to(device)
-    return {"image": tensor, "height": height, "width": width}
 
 
 def _time(run: Callable[[int], None], count: int, device: torch.device) -> Speed:

@@ -71,6 +71,16 @@ def map_folder_metrics(
         raise ValueError(
             f"None of the images of {map_root} has a mask in {mask_root}. {truth.hint}"
         )
+    return checked_by_class(metrics, threshold)
+
+
+def checked_by_class(metrics: dict[str, MapMetrics], threshold: int) -> dict[str, MapMetrics]:
+    """``metrics`` in order of the class.
+
+    Raises:
+        ValueError: the masks of a class (named), with values above ``threshold`` as defect, hold
+            no defect or nothing else.
+    """
     for source, of_class in metrics.items():
         try:
             of_class.compute()
@@ -107,12 +117,16 @@ def _pairs(store, truth, size) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
             continue
         name, mask = known
         height, width = (size, size) if size else (entry["height"], entry["width"])
-        mask = np.asarray(
-            Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST), bool
-        )
+        mask = resize_mask(mask, height, width)
         anomaly_map = resize_map(load_map(store.root / entry["map"]), height, width)
         # Interpolation between two ones may round to slightly more than one.
         yield name, anomaly_map.clip(0, 1), mask
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool -> (height, width) bool, by the nearest pixel."""
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resized, bool)
 
 
 def format_table(table: dict[str, dict[str, float]], error_bound: float = 0.0) -> str:
@@ -126,10 +140,16 @@ def format_table(table: dict[str, dict[str, float]], error_bound: float = 0.0) -
         for name, row in table.items()
     ]
     # The class may look like a number, and is none.
-    text = tabulate(rows, headers, floatfmt=".3f", tablefmt="github", disable_numparse=[0])
-    if error_bound > VISIBLE_ERROR:
-        text += (
-            f"\nScores were sorted into bins: each figure is within {error_bound:.1e} of the exact "
-            "one (anomaly_metrics)."
-        )
-    return text
+    table = tabulate(rows, headers, floatfmt=".3f", tablefmt="github", disable_numparse=[0])
+    return table + footnote(error_bound)
+
+
+def footnote(error_bound: float) -> str:
+    """A line to follow a table whose figures are right to ``error_bound``; empty where that cannot
+    show in them."""
+    if error_bound <= VISIBLE_ERROR:
+        return ""
+    return (
+        f"\nScores were sorted into bins: each figure is within {error_bound:.1e} of the exact "
+        "one (anomaly_metrics)."
+    )

@@ -69,11 +69,16 @@ class CocoTruth:
                 f"{path} is not a COCO json ({type(error).__name__}: {error})."
             ) from error
 
-    def __call__(self, entry: dict) -> tuple[str, np.ndarray] | None:
-        """The class and the mask (H, W) bool of a manifest entry's image; None if it has none.
+    @property
+    def num_images(self) -> int:
+        return sum(map(len, self._images.values()))
+
+    def find(self, entry: dict) -> dict | None:
+        """The json's record of a manifest entry's image; None where it has none.
 
         Raises:
-            ValueError: several images of the json end in this path.
+            ValueError: several images of the json end in this path, or the json gives the image
+                another size.
         """
         name = entry["image"]
         matching = [
@@ -86,13 +91,47 @@ class CocoTruth:
                 f"{self.path} has {len(matching)} images whose file_name ends in {name!r}: which "
                 "one is meant cannot be told. Make maps of the folder above."
             )
-        labels = self._labels[matching[0]["id"]] if matching else []
+        for image in matching:
+            for side in ("height", "width"):
+                if image.get(side, entry[side]) != entry[side]:
+                    raise ValueError(
+                        f"{name!r} has {side} {entry[side]}, but {image[side]} in {self.path}: "
+                        "its labels are of an image that was resized since. Use the images that "
+                        "were labelled."
+                    )
+        return matching[0] if matching else None
+
+    def labels(self, image: dict) -> list[dict]:
+        """The annotations of an image that :meth:`find` returned; empty where it has none."""
+        return self._labels.get(image["id"], [])
+
+    def class_of(self, label: dict) -> str:
+        """The name of a label's category.
+
+        Raises:
+            ValueError: the json has no such category.
+        """
+        if label["category_id"] not in self._names:
+            raise ValueError(
+                f"{self.path} has a label of category {label['category_id']!r}, but only the "
+                f"categories {self._names}."
+            )
+        return self._names[label["category_id"]]
+
+    def __call__(self, entry: dict) -> tuple[str, np.ndarray] | None:
+        """The class and the mask (H, W) bool of a manifest entry's image; None if it has none.
+
+        Raises:
+            ValueError: as :meth:`find` and :meth:`class_of`.
+        """
+        image = self.find(entry)
+        labels = self.labels(image) if image else []
         if not labels:
             return None
         mask = np.zeros((entry["height"], entry["width"]), bool)
         for label in labels:
             mask |= _label_mask(label, *mask.shape)
-        classes = [self._names[label["category_id"]] for label in labels]
+        classes = [self.class_of(label) for label in labels]
         return max(sorted(set(classes)), key=classes.count), mask
 
 

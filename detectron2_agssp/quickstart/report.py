@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import transforms as T
 
 from detectron2_agssp.data.image_io import read_image
-from detectron2_agssp.engine.runs import load_trained
+from detectron2_agssp.engine.runs import load_trained, model_input
 from detectron2_agssp.maps.boxes import boxes_from_map
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
@@ -138,7 +137,7 @@ class _PanelPainter:
 
     @torch.no_grad()
     def _energy(self, model, image: np.ndarray) -> np.ndarray:
-        inputs = _test_input(self.cfg, image)
+        inputs = model_input(self.cfg, image)
         name = self.cfg.AGSSP.DISTILL.IN_FEATURES[0]
         return model([inputs])[0]["energies"][name].cpu().numpy()
 
@@ -151,17 +150,9 @@ def score_image(scorer, calibration: Calibration, image: np.ndarray) -> np.ndarr
     return calibration(scorer(batch).maps[0].cpu().numpy())
 
 
-def _test_input(cfg, image: np.ndarray) -> dict:
-    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    ordered = image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
-    resized = resize.get_transform(ordered).apply_image(np.ascontiguousarray(ordered))
-    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
-
-
 @torch.no_grad()
 def _detect(model, cfg, image: np.ndarray, names: dict[int, str]):
-    instances = model([_test_input(cfg, image)])[0]["instances"].to("cpu")
+    instances = model([model_input(cfg, image)])[0]["instances"].to("cpu")
     instances = instances[instances.scores > MIN_DETECTION_SCORE][:MAX_DETECTIONS]
     # Detectron2's contiguous class i is the i-th category id in rising order.
     ordered = [names[key] for key in sorted(names)]

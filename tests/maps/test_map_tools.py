@@ -99,6 +99,24 @@ def test_evaluate(run, map_folder, tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["dent"]["auroc"] > 0.99
 
 
+def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
+    """The label is the map's defect."""
+    image = {"id": 1, "file_name": "train/dent/a.jpg", "height": 80, "width": 160}
+    label = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 80, 80]}
+    content = {"images": [image], "annotations": [label], "categories": [{"id": 1, "name": "dent"}]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    done = run(
+        "evaluate_pseudo_boxes.py",
+        *["--thresholds", "0.2,0.4", map_folder, tmp_path / "labels.json"],
+        *["AGSSP.BOXES.MARGIN", "0.25", "--output", tmp_path / "table.json"],
+    )
+    assert done.code == 0, done.stderr
+    assert "| 0.75*" in done.stdout
+    thresholds = json.loads((tmp_path / "table.json").read_text())["thresholds"]
+    assert [one["threshold"] for one in thresholds] == [0.2, 0.4, 0.75]
+    assert all(one["all_labels"]["recall"] == 1 for one in thresholds)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -109,6 +127,7 @@ def test_evaluate(run, map_folder, tmp_path):
         (["generate_anomaly_maps.py", ".", "out", "--config-file", "no.yaml"], r"no\.yaml"),
         (["generate_anomaly_maps.py", ".", "out", "--config-file", "bad.yaml"], r"bad\.yaml"),
         (["generate_pseudo_boxes.py", "absent", "out.json"], r"absent has no manifest\.jsonl"),
+        (["evaluate_pseudo_boxes.py", "absent", "labels.json"], r"labels\.json"),
         (["evaluate_anomaly_maps.py", "absent", "also"], "Mask folder .*also' does not exist"),
     ],
 )

@@ -1,0 +1,238 @@
+"""The pseudo-boxes of a map folder against labels that pretraining did not see: what AGDP learns
+from, at one threshold after the other.
+
+Pseudo-boxes have no class, so a box may find a label of any. Shapes: K boxes and G labels of an
+image.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from detectron2_agssp.maps.box_matching import coco_iou, match_boxes
+from detectron2_agssp.maps.box_statistics import covered_area
+from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.maps.label_free import THRESHOLD_GRID
+from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.maps.threshold import box_threshold_from_config
+from detectron2_agssp.maps.truth import CocoTruth
+
+
+@dataclass
+class ClassRecall:
+    """Of the labels of one class: how many there are, how many are overlapped by a pseudo-box with
+    enough IoU, and how many have a pseudo-box's centre in them."""
+
+    labels: int = 0
+    found: int = 0
+    hit: int = 0
+
+    @property
+    def recall(self) -> float | None:
+        return _share(self.found, self.labels)
+
+    @property
+    def hit_recall(self) -> float | None:
+        return _share(self.hit, self.labels)
+
+
+@dataclass
+class SourcePrecision:
+    """Of the images of one source.
+
+    Attributes:
+        images: how many.
+        without_boxes: those without a pseudo-box.
+        boxes: pseudo-boxes in all of them.
+        ignored: boxes that match a crowd label only, which are neither right nor wrong.
+        correct: boxes that are matched one-to-one with a label.
+        hitting: boxes whose centre lies in a label.
+    """
+
+    images: int = 0
+    without_boxes: int = 0
+    boxes: int = 0
+    ignored: int = 0
+    correct: int = 0
+    hitting: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        return _share(self.correct, self.boxes - self.ignored)
+
+    @property
+    def hit_precision(self) -> float | None:
+        return _share(self.hitting, self.boxes - self.ignored)
+
+
+@dataclass
+class BoxEvaluation:
+    """The pseudo-boxes that one threshold cuts.
+
+    Attributes:
+        threshold: in the maps' units, [0, 1).
+        configured: whether it is the one by which AGDP cuts its boxes.
+        classes: class of the label -> its recall.
+        sources: source of the image -> its precision.
+    """
+
+    threshold: float
+    configured: bool
+    classes: dict[str, ClassRecall] = field(default_factory=dict)
+    sources: dict[str, SourcePrecision] = field(default_factory=dict)
+
+    @property
+    def all_labels(self) -> ClassRecall:
+        return _sum(ClassRecall, self.classes.values())
+
+    @property
+    def all_images(self) -> SourcePrecision:
+        return _sum(SourcePrecision, self.sources.values())
+
+
+@dataclass(frozen=True)
+class FolderEvaluation:
+    """Of one map folder.
+
+    Attributes:
+        min_iou: of a box and a label that match.
+        thresholds: one evaluation each, of rising threshold.
+        unknown_images: images of the map folder that the json does not have; left out.
+        unseen_images: images of the json that the map folder does not have; so are their labels.
+        labelled_area: share of an image's area inside labels, mean over the images: what the
+            precision of hits would be if boxes were placed at random.
+    """
+
+    min_iou: float
+    thresholds: list[BoxEvaluation]
+    unknown_images: int
+    unseen_images: int
+    labelled_area: float
+
+
+def evaluate_pseudo_boxes(
+    cfg,
+    map_root: str | Path,
+    labels: str | Path,
+    *,
+    thresholds: Sequence[float] = THRESHOLD_GRID,
+    min_iou: float = 0.5,
+    progress: bool = True,
+) -> FolderEvaluation:
+    """Precision and recall of the boxes that :func:`~detectron2_agssp.maps.boxes.boxes_from_map`
+    cuts with ``cfg.AGSSP.BOXES``, in one pass over the maps. Memory does not grow with their
+    number, only with that of the labels.
+
+    - Recall: share of the labels that any box overlaps with an IoU of at least ``min_iou``.
+    - Precision: share of the boxes that are matched with a label; as in COCO, one-to-one, by
+      falling score, each box with the free label that it overlaps best. A label with ``iscrowd``
+      is not asked for, and boxes that match nothing else are ignored. In an image that is in the
+      json without labels every box is wrong.
+    - Hits, for boxes of the wrong extent: as in lesion detection (Setio et al., LUNA16, 2017), a
+      label is hit, and a box hits, where the box's centre lies in the label. Unlike the share of a
+      label that is covered, a box of the whole image does not meet it.
+
+    Args:
+        cfg: a Detectron2 config.
+        map_root: the map folder.
+        labels: a COCO json. Images are matched by the end of their path.
+        thresholds: each in [0, 1); the configured one is added to them.
+        min_iou: in (0, 1].
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: the json is no COCO json or has none of the images, a label is not a box, or
+            an argument is out of its range.
+    """
+    if not all(0 <= one < 1 for one in thresholds):
+        raise ValueError(f"thresholds must be in [0, 1), got {list(thresholds)}.")
+    if not 0 < min_iou <= 1:
+        raise ValueError(f"The IoU of a match must be in (0, 1], got {min_iou}.")
+    truth, store = CocoTruth(labels), MapStore(map_root)
+    configured = box_threshold_from_config(cfg, map_root)
+    evaluations = [
+        BoxEvaluation(one, one == configured) for one in sorted({*thresholds, configured})
+    ]
+    seen, unknown, labelled_area = set(), 0, 0.0
+    for entry in tqdm(store.entries(), desc="judging boxes", unit="img", disable=not progress):
+        image = truth.find(entry)
+        if image is None:
+            unknown += 1
+            continue
+        seen.add(image["id"])
+        height, width = entry["height"], entry["width"]
+        known = _ImageLabels(truth, truth.labels(image))
+        visible = known.boxes[~known.is_crowd].clip(0, (width, height) * 2)
+        labelled_area += covered_area(visible) / (height * width)
+        anomaly_map = load_map(store.root / entry["map"])
+        for evaluation in evaluations:
+            boxes, _ = boxes_from_map(
+                anomaly_map,
+                height,
+                width,
+                evaluation.threshold,
+                cfg.AGSSP.BOXES.MAX_BOXES,
+                cfg.AGSSP.BOXES.NMS_IOU,
+            )
+            _add(evaluation, entry["source"], boxes, known, min_iou)
+    if not seen:
+        raise ValueError(f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint}")
+    unseen = truth.num_images - len(seen)
+    return FolderEvaluation(min_iou, evaluations, unknown, unseen, labelled_area / len(seen))
+
+
+class _ImageLabels:
+    """The labels of one image: ``boxes`` (G, 4) float64 XYXY, absolute pixels; ``is_crowd`` (G,)
+    bool; ``classes``, G names."""
+
+    def __init__(self, truth: CocoTruth, labels: list[dict]):
+        for label in labels:
+            box = np.asarray(label.get("bbox", ()))
+            if box.shape != (4,) or box.dtype.kind not in "if" or not np.isfinite(box).all():
+                raise ValueError(
+                    f"Label {label.get('id')} of {truth.path} has bbox {label.get('bbox')!r}; "
+                    "expected four numbers, x, y, width and height, in pixels."
+                )
+        boxes = np.array([label["bbox"] for label in labels], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        self.boxes = boxes
+        self.is_crowd = np.array([bool(label.get("iscrowd", 0)) for label in labels], bool)
+        self.classes = [truth.class_of(label) for label in labels]
+
+
+def _add(
+    evaluation: BoxEvaluation, source: str, boxes: np.ndarray, known: _ImageLabels, min_iou: float
+) -> None:
+    """Counts one image; ``boxes`` (K, 4) are of falling score."""
+    iou = coco_iou(boxes, known.boxes, known.is_crowd)
+    correct, ignored = match_boxes(iou, known.is_crowd, min_iou)
+    centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    hits = (known.boxes[:, :2] <= centres) & (centres <= known.boxes[:, 2:])
+    hits = hits.all(axis=2) & ~known.is_crowd  # (K, G)
+
+    of_source = evaluation.sources.setdefault(source, SourcePrecision())
+    of_source.images += 1
+    of_source.without_boxes += len(boxes) == 0
+    of_source.boxes += len(boxes)
+    of_source.ignored += int(ignored.sum())
+    of_source.correct += int(correct.sum())
+    of_source.hitting += int((hits.any(axis=1) & ~ignored).sum())
+
+    found, hit = (iou >= min_iou).any(axis=0), hits.any(axis=0)
+    for index in np.flatnonzero(~known.is_crowd):
+        of_class = evaluation.classes.setdefault(known.classes[index], ClassRecall())
+        of_class.labels += 1
+        of_class.found += int(found[index])
+        of_class.hit += int(hit[index])
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _sum(kind: type, counts: Iterable):
+    return kind(*map(sum, zip(*map(astuple, counts), strict=True)))

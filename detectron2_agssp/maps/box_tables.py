@@ -1,0 +1,75 @@
+"""The figures of pseudo-boxes as text and as JSON."""
+
+from dataclasses import asdict
+
+from detectron2_agssp.maps.box_evaluation import ClassRecall, FolderEvaluation, SourcePrecision
+
+
+def as_json(evaluation: FolderEvaluation) -> dict:
+    """All counts and shares, for a file; a share of nothing is None."""
+
+    def with_shares(counts: ClassRecall | SourcePrecision) -> dict:
+        shares = ("recall", "precision", "hit_recall", "hit_precision")
+        found = {name: getattr(counts, name) for name in shares if hasattr(counts, name)}
+        return {**asdict(counts), **found}
+
+    thresholds = [
+        {
+            "threshold": one.threshold,
+            "configured": one.configured,
+            "all_labels": with_shares(one.all_labels),
+            "all_images": with_shares(one.all_images),
+            "classes": {name: with_shares(counts) for name, counts in one.classes.items()},
+            "sources": {name: with_shares(counts) for name, counts in one.sources.items()},
+        }
+        for one in evaluation.thresholds
+    ]
+    return {**asdict(evaluation), "thresholds": thresholds}
+
+
+def format_evaluation(evaluation: FolderEvaluation) -> str:
+    """Tables as aligned text: by threshold, then recall by class and precision by source."""
+    from tabulate import tabulate
+
+    by_threshold = evaluation.thresholds
+    names = [f"{one.threshold:.3g}{'*' * one.configured}" for one in by_threshold]
+    iou = f"IoU {evaluation.min_iou:g}"
+    headers = ["threshold", f"precision, {iou}", f"recall, {iou}", "precision, hit", "recall, hit"]
+    overview = []
+    for name, one in zip(names, by_threshold, strict=True):
+        images, labels = one.all_images, one.all_labels
+        shares = [images.precision, labels.recall, images.hit_precision, labels.hit_recall]
+        per_image = [images.boxes / images.images, images.without_boxes / images.images]
+        overview.append([name, *shares, *per_image])
+
+    def details(group: str, count: str, figure: str) -> list[list]:
+        first = getattr(by_threshold[0], group)
+        return [
+            [
+                name,
+                getattr(first[name], count),
+                *(getattr(getattr(one, group)[name], figure) for one in by_threshold),
+            ]
+            for name in sorted(first)
+        ]
+
+    tables = [
+        ([*headers, "boxes/image", "without box"], overview),
+        ([f"recall, {iou}, at", "labels", *names], details("classes", "labels", "recall")),
+        (["recall, hit, at", "labels", *names], details("classes", "labels", "hit_recall")),
+        ([f"precision, {iou}, at", "images", *names], details("sources", "images", "precision")),
+    ]
+    style = {"floatfmt": ".3f", "tablefmt": "github", "missingval": "-", "disable_numparse": [0]}
+    texts = [tabulate(rows, columns, **style) for columns, rows in tables if rows]
+    notes = [
+        "Hit: a box's centre lies in a label. Boxes placed at random would have a precision of "
+        f"{evaluation.labelled_area:.3f} there.",
+        "* the threshold by AGSSP.BOXES, at which AGDP cuts its boxes.",
+    ]
+    for what, count in (
+        ("Images of the maps that the json does not have", evaluation.unknown_images),
+        ("Images of the json that have no map", evaluation.unseen_images),
+    ):
+        if count:
+            notes.append(f"{what}, left out: {count}.")
+    return "\n\n".join([*texts, "\n".join(notes)])
