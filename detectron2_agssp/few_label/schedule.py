@@ -41,12 +41,13 @@ def run_benchmark(
             two.
 
     Raises:
-        ValueError: ``results`` was made with other settings; a wrong setting.
+        ValueError: ``output`` or ``results`` was made with other settings; a wrong setting.
         FileNotFoundError: the data set is not there.
         RuntimeError: a process failed (its message is printed).
     """
     results = Path(results)
-    check_settings(benchmark, results)
+    for folder in (Path(output), results):
+        check_settings(benchmark, folder)
     space = Workspace(benchmark, config_root, output, progress=jobs == 1)
     with _lock(Path(output) / "locks" / "data", wait=True):
         space.data.prepare()
@@ -75,13 +76,13 @@ def run_benchmark(
         )
 
 
-def check_settings(benchmark: Benchmark, results: Path) -> None:
-    """Writes the settings beside the results, or compares them with those of an earlier run.
+def check_settings(benchmark: Benchmark, folder: Path) -> None:
+    """Writes the settings into a folder, or compares them with those of an earlier run there.
 
     Raises:
         ValueError: they differ (the keys are named).
     """
-    path = results / "settings.json"
+    path = folder / "settings.json"
     current = json.loads(json.dumps(benchmark.fingerprint()))
     if not path.exists():
         write_json(path, current)
@@ -93,9 +94,9 @@ def check_settings(benchmark: Benchmark, results: Path) -> None:
     keys = sorted(_differences(earlier, {**current, "variants": same_names}))
     if keys:
         raise ValueError(
-            f"The results in {results} were made with other settings of {', '.join(keys)}; one "
-            "table must not mix them. Name another folder for the results and the output, or take "
-            "the change back."
+            f"What is in {folder} was made with other settings of {', '.join(keys)}; one table "
+            "must not mix them. Name other folders for the output and the results, or take the "
+            "change back."
         )
     write_json(path, {**current, "variants": {**earlier["variants"], **added}})
 

@@ -99,8 +99,12 @@ def test_results_of_other_settings_are_not_mixed(write_benchmark, tmp_path):
     check_settings(write_benchmark(), tmp_path)
     check_settings(write_benchmark(arms=["imagenet"], draws=[0, 1, 2], seeds=[1, 2]), tmp_path)
     changed = {"data": {**DATA, "validation_images": 7}, "learning_rates": [0.1]}
-    with pytest.raises(ValueError, match=r"of data\.validation_images, learning_rates; one table"):
+    message = r"of data\.validation_images, learning_rates; one table"
+    with pytest.raises(ValueError, match=message):
         check_settings(write_benchmark(**changed), tmp_path)
+    # Nor is what the results are made from.
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(write_benchmark(**changed), CONFIGS, tmp_path, tmp_path / "new")
 
 
 def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchmark, tmp_path):
