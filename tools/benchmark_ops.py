@@ -10,6 +10,7 @@ say so. FAISS is timed if it is installed (`pip install faiss-cpu`).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from detectron2_agssp.ops import native
 from detectron2_agssp.ops.benchmark import HEADER, measure, measure_floor
 from detectron2_agssp.ops.benchmark_cases import cases
 from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from detectron2_agssp.utils.machine import describe_machine
 
 
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small inputs, to try the tool")
     parser.add_argument("--output", type=Path, help="file for the table, besides the screen")
     args = parser.parse_args()
+    # As in training; else the pages of fresh outputs are what a large map's backward is timed by.
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     with readable_errors():
@@ -49,6 +53,7 @@ def main() -> None:
         )
         rows = []
         for case in cases(device, args.quick, args.only):
+            print(case.name, file=sys.stderr, flush=True)
             rows += measure(case, device, floor, args.rounds)
     operators = native.MISSING or "compiled"
     text = f"{describe_machine(args.device)}; operators {operators}; {rates}\n\n"
