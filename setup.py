@@ -125,6 +125,7 @@ setup(
         "timm>=1.0",
         "tqdm",
         "tabulate",
+        "matplotlib",
         "tensorboard",
         # Detectron2 imports pkg_resources, which setuptools 81 removed.
         "setuptools<81",

@@ -29,6 +29,9 @@ def main() -> None:
         "--output", type=Path, help="weights and logs (output/few_label/<name of the file>)"
     )
     parser.add_argument("--results", type=Path, help="cells, table and plot (<output>/results)")
+    parser.add_argument(
+        "--arms", nargs="+", default=[], help="instead of the file's; also variants"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes; on a CPU, one a core")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     args = parser.parse_args()
@@ -36,7 +39,7 @@ def main() -> None:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
     keep_freed_memory()
     with readable_errors():
-        benchmark = load_benchmark(args.config_file)
+        benchmark = load_benchmark(args.config_file, args.arms)
         output = args.output or Path("output", "few_label", benchmark.name)
         results = args.results or output / "results"
         if not args.report_only:

@@ -1,7 +1,6 @@
-"""Table and plot of the cells that are finished."""
+"""Tables of the cells that are finished."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ from scipy import stats
 from tabulate import tabulate
 
 from detectron2_agssp.few_label.arms import REFERENCE
+from detectron2_agssp.few_label.plots import by_arm, plot_curves, plot_fractions
 from detectron2_agssp.few_label.settings import Benchmark
-from detectron2_agssp.utils.files import atomic_path, atomic_write
+from detectron2_agssp.utils.files import atomic_write
 
 CONFIDENCE = 0.95
 
@@ -22,14 +22,15 @@ def read_cells(results: str | Path) -> list[dict]:
 
 
 def write_report(benchmark: Benchmark, results: str | Path) -> str:
-    """Writes ``table.md`` and ``plot.png`` beside the cells; returns the table."""
+    """Writes ``table.md``, ``plot.png`` and ``curves.png`` beside the cells; returns the table."""
     results = Path(results)
     cells = read_cells(results)
     text = report_text(benchmark, cells)
     with atomic_write(results / "table.md") as file:
         file.write(text)
     if cells:
-        plot(cells, benchmark.titles(), results / "plot.png")
+        plot_fractions(cells, benchmark.titles(), results / "plot.png")
+        plot_curves(cells, benchmark.titles(), results / "curves.png")
     return text
 
 
@@ -72,62 +73,8 @@ def paired_difference(values: dict, reference: dict) -> tuple[float, float | Non
     return float(differences.mean()), float(width), count
 
 
-def plot(cells: list[dict], titles: dict[str, str], path: str | Path) -> None:
-    """AP and AP50 over the labelled share, one line an arm, bars of one standard deviation.
-
-    Args:
-        cells: at least one.
-        titles: arm -> its name in the legend.
-        path: of the PNG file.
-    """
-    # Without pyplot, which would choose a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    fractions = sorted({cell["fraction"] for cell in cells})
-    position = {fraction: index for index, fraction in enumerate(fractions)}
-    for axes, metric in zip(figure.subplots(1, 2), ("AP", "AP50"), strict=True):
-        arms = _by_arm(cells, titles)
-        for index, (arm, of_arm) in enumerate(arms.items()):
-            known = [one for one in fractions if any(c["fraction"] == one for c in of_arm)]
-            values = [
-                [cell["test"][metric] for cell in of_arm if cell["fraction"] == one]
-                for one in known
-            ]
-            # Side by side, or bars of equal heights would hide each other.
-            shift = 0.05 * (index - (len(arms) - 1) / 2)
-            axes.errorbar(
-                [position[one] + shift for one in known],
-                [np.mean(v) for v in values],
-                yerr=[np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values],
-                label=titles[arm],
-                marker="o",
-                capsize=3,
-                linewidth=2.5 if arm == "agssp" else 1.2,
-            )
-        axes.set_xticks(list(position.values()), [f"{one:g}" for one in fractions])
-        axes.set_xlabel("labelled images, % of the training set")
-        axes.set_ylabel(f"{metric}, %")
-        axes.set_xlim(-0.5, len(fractions) - 0.5)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    axes.legend(loc="best")
-    with atomic_path(path) as temporary:
-        # Without the version in the file, the same cells give the same bytes.
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-
-
-def _by_arm(cells: list[dict], titles: dict[str, str]) -> dict[str, list[dict]]:
-    groups = defaultdict(list)
-    for cell in cells:
-        groups[cell["arm"]].append(cell)
-    return {arm: groups[arm] for arm in titles if arm in groups}
-
-
 def _summary_table(cells: list[dict], titles: dict[str, str]) -> str:
-    groups = _by_arm(cells, titles)
+    groups = by_arm(cells, titles)
     rows = []
     for arm, of_arm in groups.items():
         row = [titles[arm], len(of_arm)]
@@ -137,13 +84,16 @@ def _summary_table(cells: list[dict], titles: dict[str, str]) -> str:
             row.append(f"{np.mean(values):.1f}{spread}")
         for metric in ("AP", "AP50"):
             row.append("" if arm == REFERENCE else _difference(groups, arm, metric))
+        validated = [cell["validation"]["AP"] for cell in of_arm]
+        row.append(f"{np.mean(validated):.1f}")
         rates = sorted({cell["learning_rate"] for cell in of_arm})
         row += [", ".join(f"{rate:g}" for rate in rates), of_arm[0]["iterations"]]
         rows.append(row)
-    headers = ["start", "cells", "AP", "AP50", "AP - ImageNet", "AP50 - ImageNet", "rate", "its"]
+    difference = [f"{metric} - ImageNet" for metric in ("AP", "AP50")]
+    headers = ["start", "cells", "AP", "AP50", *difference, "validation AP", "rate", "its"]
     note = (
         "Mean ± standard deviation over draws and seeds; differences are paired, with their 95 % "
-        "interval.\n"
+        "interval. Variants are to be chosen by the AP on validation images.\n"
     )
     return f"{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n\n{note}"
 
@@ -162,7 +112,7 @@ def _difference(groups: dict, arm: str, metric: str) -> str:
 def _class_table(cells: list[dict], titles: dict[str, str]) -> str:
     names = list(next((c["test"]["classes"] for c in cells if "classes" in c["test"]), {}))
     rows = []
-    for arm, of_arm in _by_arm(cells, titles).items():
+    for arm, of_arm in by_arm(cells, titles).items():
         tested = [cell["test"].get("classes", dict.fromkeys(names, 0.0)) for cell in of_arm]
         rows.append([titles[arm], *(f"{np.mean([one[n] for one in tested]):.1f}" for n in names)])
     table = tabulate(rows, ["start", *names], tablefmt="github", disable_numparse=True)

@@ -1,6 +1,6 @@
 """The file that describes a benchmark."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,12 @@ class Benchmark:
         }
 
 
-def load_benchmark(path: str | Path) -> Benchmark:
+def load_benchmark(path: str | Path, arms: Sequence[str] = ()) -> Benchmark:
     """Reads a benchmark file; ``_BASE_`` names a file that it extends, as in Detectron2.
+
+    Args:
+        path: the file.
+        arms: instead of the file's, if any are given.
 
     Raises:
         FileNotFoundError: no such file.
@@ -129,6 +133,8 @@ def load_benchmark(path: str | Path) -> Benchmark:
         raise FileNotFoundError(f"There is no benchmark file {str(path)!r}.")
     try:
         content = CfgNode.load_yaml_with_base(str(path))
+        if arms:
+            content["arms"] = list(arms)
         known = {one.name for one in fields(Benchmark)} - {"name"}
         _check_keys(content, known, "the file")
         _check_keys(content["stages"], set(STAGES), "stages")

@@ -31,7 +31,9 @@ def results(tmp_path):
                 "labeled_images": 12,
                 "learning_rate": 0.01,
                 "iterations": 50,
+                "curve": [[25, value / 2, value], [50, value - 1, 2 * value]],
                 "machine": "2026-01-01, a processor, 2 threads",
+                "validation": {"AP": value - 1},
                 "test": {"AP": value, "AP50": 2 * value, "classes": {"crack": value + 1}},
             }
             (folder / "cells" / f"{arm}_{draw}.json").write_text(json.dumps(cell))
@@ -51,6 +53,7 @@ def test_means_deviations_and_paired_differences(write_benchmark, results):
     assert cells[1:3] == ["3", f"17.0 ± {np.std(AP['agssp'], ddof=1):.1f}"]
     assert cells[4] == f"+5.0 ± {half:.1f}"
     assert cells[5] == f"+10.0 ± {2 * half:.1f}"
+    assert cells[6] == "16.0"
     assert row(text, "ImageNet")[4:6] == ["", ""]
     # A single pair has no interval.
     assert row(text, "random")[4] == "-9.0"
@@ -67,10 +70,12 @@ def test_only_pairs_count():
 
 def test_files_are_written_and_the_same_each_time(write_benchmark, results):
     write_report(write_benchmark(), results)
-    first = (results / "plot.png").read_bytes()
-    assert np.asarray(Image.open(results / "plot.png")).std() > 1
+    plots = [results / "plot.png", results / "curves.png"]
+    first = [path.read_bytes() for path in plots]
+    for path in plots:
+        assert np.asarray(Image.open(path)).std() > 1
     write_report(write_benchmark(), results)
-    assert (results / "plot.png").read_bytes() == first
+    assert [path.read_bytes() for path in plots] == first
     assert "ImageNet" in (results / "table.md").read_text()
 
 

@@ -18,6 +18,10 @@ def test_shipped_files_load_and_their_stages_exist(path):
         cfg = run_config(CONFIGS / stage.config, "", stage.options)
         if name in ("agbp", "agdp", "finetune"):
             assert 0 < cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER / 2
+    for name in benchmark.variants:
+        for stage, options in benchmark.arm(name).options.items():
+            changed = {**benchmark.stages[stage].options, **options}
+            run_config(CONFIGS / benchmark.stages[stage].config, "", changed)
     finetune = benchmark.stages["finetune"]
     run_config(CONFIGS / finetune.config, "", {**finetune.options, **benchmark.random_options})
     assert {"imagenet", "agssp"} <= set(benchmark.arms)
@@ -48,6 +52,13 @@ def test_there_are_shipped_files():
 def test_bad_values_are_refused_with_what_was_received(write_benchmark, changes, message):
     with pytest.raises(ValueError, match=message):
         write_benchmark(**changes)
+
+
+def test_arms_of_the_command_line():
+    path = SHIPPED[0]
+    assert load_benchmark(path, ["agdp_mutual"]).arms == ("agdp_mutual",)
+    with pytest.raises(ValueError, match=r"unknown arms \['moco'\]"):
+        load_benchmark(path, ["moco"])
 
 
 def test_no_file_and_no_yaml(tmp_path):

@@ -1,0 +1,102 @@
+"""Plots of the cells that are finished."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from detectron2_agssp.utils.files import atomic_path
+
+# Widths of the lines: what the comparison is about stands out.
+WIDTHS = defaultdict(lambda: 1.2, {"agssp": 2.5})
+
+
+def by_arm(cells: list[dict], titles: dict[str, str]) -> dict[str, list[dict]]:
+    """The cells of each arm, in the order of ``titles``."""
+    groups = defaultdict(list)
+    for cell in cells:
+        groups[cell["arm"]].append(cell)
+    return {arm: groups[arm] for arm in titles if arm in groups}
+
+
+def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) -> None:
+    """AP and AP50 on the test images over the labelled share, one line an arm, with bars of one
+    standard deviation.
+
+    Args:
+        cells: at least one.
+        titles: arm -> its name in the legend.
+        path: of the PNG file.
+    """
+    figure = _figure(2)
+    arms = by_arm(cells, titles)
+    fractions = sorted({cell["fraction"] for cell in cells})
+    for axes, metric in zip(figure.subplots(1, 2), ("AP", "AP50"), strict=True):
+        for index, (arm, of_arm) in enumerate(arms.items()):
+            by_fraction = defaultdict(list)
+            for cell in of_arm:
+                by_fraction[fractions.index(cell["fraction"])].append(cell["test"][metric])
+            # Side by side, or bars of equal heights would hide each other.
+            shift = 0.05 * (index - (len(arms) - 1) / 2)
+            known = sorted(by_fraction)
+            axes.errorbar(
+                [position + shift for position in known],
+                [np.mean(by_fraction[one]) for one in known],
+                yerr=[_deviation(by_fraction[one]) for one in known],
+                label=titles[arm],
+                marker="o",
+                capsize=3,
+                linewidth=WIDTHS[arm],
+            )
+        axes.set_xticks(range(len(fractions)), [f"{one:g}" for one in fractions])
+        axes.set_xlabel("labelled images, % of the training set")
+        axes.set_ylabel(f"{metric}, %")
+        axes.set_xlim(-0.5, len(fractions) - 0.5)
+        axes.set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def plot_curves(cells: list[dict], titles: dict[str, str], path: str | Path) -> None:
+    """AP on the validation images over the iterations of fine-tuning, mean over draws and seeds;
+    one panel a labelled share, one line an arm. Arguments as of :func:`plot_fractions`."""
+    fractions = sorted({cell["fraction"] for cell in cells})
+    figure = _figure(len(fractions))
+    panels = figure.subplots(1, len(fractions), squeeze=False)[0]
+    for axes, fraction in zip(panels, fractions, strict=True):
+        of_fraction = [cell for cell in cells if cell["fraction"] == fraction]
+        for arm, of_arm in by_arm(of_fraction, titles).items():
+            curve = defaultdict(list)
+            for cell in of_arm:
+                for iteration, ap, _ in cell["curve"]:
+                    curve[iteration].append(ap)
+            iterations = sorted(curve)
+            means = [np.mean(curve[one]) for one in iterations]
+            axes.plot(iterations, means, label=titles[arm], marker="o", linewidth=WIDTHS[arm])
+        axes.set_title(f"{fraction:g} % of the labels")
+        axes.set_xlabel("iterations of fine-tuning")
+        axes.set_ylabel("AP on validation images, %")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _figure(panels: int) -> Figure:
+    # Without pyplot, which would choose a display.
+    figure = Figure(figsize=(1.5 + 4.5 * panels, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    with atomic_path(path) as temporary:
+        # Without the version in the file, the same cells give the same bytes.
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
