@@ -142,12 +142,15 @@ def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process got the lock; the system frees it when the process ends, however."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
+        held = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-            return
-        yield True
+            held = False
+        except OSError:
+            # Some network file systems cannot lock; processes may then do a task twice.
+            pass
+        yield held
 
 
 def _differences(first: dict, second: dict, prefix: str = "") -> Iterator[str]:
