@@ -6,6 +6,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from detectron2_agssp.data.coco import forget_dataset
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.utils.files import datasets_root
 
@@ -61,9 +62,7 @@ def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) 
         map_root: the map folder, with ``manifest.jsonl``.
     """
     for registered in (name, f"{name}_boxes"):
-        if registered in DatasetCatalog.list():
-            DatasetCatalog.remove(registered)
-            MetadataCatalog.pop(registered, None)
+        forget_dataset(registered)
         DatasetCatalog.register(registered, lambda: load_unlabeled(image_root, map_root))
         MetadataCatalog.get(registered).set(
             image_root=str(image_root),

@@ -15,7 +15,6 @@ class Arm:
         pretraining: the stages before fine-tuning, in order.
         random: start from random weights instead of the config's (ImageNet).
         longer: fine-tune for as many more iterations as AGSSP's pretraining has.
-        base: of a variant, the arm that it is a variant of.
         options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ.
     """
 
@@ -23,7 +22,6 @@ class Arm:
     pretraining: tuple[str, ...] = ()
     random: bool = False
     longer: bool = False
-    base: str = ""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

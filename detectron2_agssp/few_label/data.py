@@ -1,15 +1,12 @@
 """What a benchmark trains, validates and tests on, from a COCO data set and its settings."""
 
 import hashlib
-import json
 import os
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-
+from detectron2_agssp.data.coco import read_coco, register_coco, subset
 from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.data.near_duplicates import find_near_duplicates
 from detectron2_agssp.data.unlabeled import register_unlabeled
@@ -51,7 +48,7 @@ class BenchmarkData:
         held_out = {image["file_name"] for image in validation["images"]}
         splits = {"validation": validation, "test": read_coco(folder / settings.test), **draws}
         if 100 in self.benchmark.fractions:
-            rest = {image["file_name"] for image in train["images"]} - held_out
+            rest = {one["id"] for one in train["images"] if one["file_name"] not in held_out}
             splits[labeled_split(100, self.benchmark.draws[0])] = subset(train, rest)
         for name, coco in splits.items():
             write_json(self.root / f"{name}.json", coco)
@@ -63,11 +60,7 @@ class BenchmarkData:
         for path in self.root.glob("*.json"):
             if path == self.near_duplicates_path:
                 continue
-            name = self.name_of(path.stem)
-            if name in DatasetCatalog.list():
-                DatasetCatalog.remove(name)
-                MetadataCatalog.pop(name, None)
-            register_coco_instances(name, {}, str(path), str(self._images(path.stem)))
+            register_coco(self.name_of(path.stem), path, self._images(path.stem))
 
     def register_maps(self, name: str, map_root: Path) -> None:
         """Registers the unlabelled images with a folder of their maps."""
@@ -105,13 +98,15 @@ class BenchmarkData:
 
     def _validation(self, train: dict, drawn: set[str]) -> dict:
         count, seed = self.benchmark.data.validation_images, self.benchmark.data.seed
-        free = sorted({image["file_name"] for image in train["images"]} - drawn)
+        ids = {image["file_name"]: image["id"] for image in train["images"]}
+        free = sorted(ids.keys() - drawn)
         if len(free) < count:
             raise ValueError(
                 f"data.validation_images is {count}, but only {len(free)} images of "
                 f"{self.benchmark.data.train} are in no draw."
             )
-        validation = subset(train, set(random.Random(f"{seed} validation").sample(free, count)))
+        chosen = random.Random(f"{seed} validation").sample(free, count)
+        validation = subset(train, {ids[name] for name in chosen})
         if not validation["annotations"]:
             raise ValueError(
                 f"None of the {count} validation images has a label: raise data.validation_images."
@@ -152,29 +147,6 @@ def labeled_split(fraction: float, draw: int) -> str:
     return f"labeled_{fraction:g}pct_draw{draw}"
 
 
-def read_coco(path: Path) -> dict:
-    """A COCO file as a dict.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or not COCO.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no COCO file {str(path)!r}.")
-    try:
-        content = json.loads(path.read_text())
-        return {key: content[key] for key in ("images", "annotations", "categories")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a COCO json ({type(error).__name__}: {error}).") from error
-
-
-def subset(coco: dict, file_names: set[str]) -> dict:
-    """The images of those names, their annotations, and all categories."""
-    images = [image for image in coco["images"] if image["file_name"] in file_names]
-    ids = {image["id"] for image in images}
-    annotations = [one for one in coco["annotations"] if one["image_id"] in ids]
-    return {**coco, "images": images, "annotations": annotations}
-
-
 def draw_labeled(coco: dict, percent: float, seed: str) -> dict:
     """A draw of labelled images, class by class (an image's class is its most frequent one): that
     share of each, one at least. With the same seed, a small draw is part of a larger one."""
@@ -186,10 +158,15 @@ def draw_labeled(coco: dict, percent: float, seed: str) -> dict:
         if image["id"] in labels:
             counts = Counter(labels[image["id"]])
             group = max(sorted(counts), key=counts.__getitem__)
-            groups[group].append(image["file_name"])
-    chosen: set[str] = set()
+            groups[group].append(image)
+    chosen: set[int] = set()
     for group, members in groups.items():
         # In an order of its own for each seed, which adding an image does not change.
-        members.sort(key=lambda name: hashlib.sha256(f"{seed} {group} {name}".encode()).digest())
-        chosen.update(members[: max(1, round(percent / 100 * len(members)))])
+        members.sort(key=lambda image: _shuffled(f"{seed} {group} {image['file_name']}"))
+        count = max(1, round(percent / 100 * len(members)))
+        chosen.update(image["id"] for image in members[:count])
     return subset(coco, chosen)
+
+
+def _shuffled(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -15,7 +15,8 @@ from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.few_label.tasks import Task, tasks_of
 from detectron2_agssp.few_label.training import Workspace
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
-from detectron2_agssp.utils.files import write_json
+from detectron2_agssp.utils.differences import differences
+from detectron2_agssp.utils.files import lock_file, write_json
 
 POLL_SECONDS = 2.0
 
@@ -91,7 +92,8 @@ def check_settings(benchmark: Benchmark, folder: Path) -> None:
     # A variant may be added or left out; what a name means must stay.
     added = current["variants"]
     same_names = {name: added.get(name, old) for name, old in earlier["variants"].items()}
-    keys = sorted(_differences(earlier, {**current, "variants": same_names}))
+    different = differences(earlier, {**current, "variants": same_names})
+    keys = sorted(key for key, _, _ in different)
     if keys:
         raise ValueError(
             f"What is in {folder} was made with other settings of {', '.join(keys)}; one table "
@@ -110,23 +112,23 @@ def work(space: Workspace, results: Path) -> None:
         if not open_tasks:
             return
         for task in open_tasks:
-            if task.ready(space, results) and _try_task(task, space, results, len(tasks)):
+            if task.ready(space, results) and _try_task(task, tasks, space, results):
                 break
         else:
             # Other processes hold what is ready, or make what the rest depends on.
             time.sleep(POLL_SECONDS)
 
 
-def _try_task(task: Task, space: Workspace, results: Path, count: int) -> bool:
-    """Runs the task unless another process holds it."""
+def _try_task(task: Task, tasks: list[Task], space: Workspace, results: Path) -> bool:
+    """Runs one of the tasks unless another process holds it."""
     with _lock(space.output / "locks" / task.name, wait=False) as held:
         if not held or task.done(space, results):
             return held
         start = time.perf_counter()
         outcome = task.run(space, results)
-        done = sum(other.done(space, results) for other in tasks_of(space))
+        done = sum(other.done(space, results) for other in tasks)
         seconds = time.perf_counter() - start
-        print(f"[{done}/{count}] {task.name}: {outcome} ({seconds:.0f} s)", flush=True)
+        print(f"[{done}/{len(tasks)}] {task.name}: {outcome} ({seconds:.0f} s)", flush=True)
         return True
 
 
@@ -142,21 +144,4 @@ def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process got the lock; the system frees it when the process ends, however."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        held = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = False
-        except OSError:
-            # Some network file systems cannot lock; processes may then do a task twice.
-            pass
-        yield held
-
-
-def _differences(first: dict, second: dict, prefix: str = "") -> Iterator[str]:
-    for key in first.keys() | second.keys():
-        one, other = first.get(key), second.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            yield f"{prefix}{key}"
+        yield lock_file(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

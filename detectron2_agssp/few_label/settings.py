@@ -92,10 +92,9 @@ class Benchmark:
         if name in ARMS:
             return ARMS[name]
         content = self.variants[name]
-        base = ARMS[content["arm"]]
         options = {stage: content[stage] for stage in STAGES if stage in content}
         title = content.get("title", name)
-        return replace(base, title=title, base=content["arm"], options=options)
+        return replace(ARMS[content["arm"]], title=title, options=options)
 
     def titles(self) -> dict[str, str]:
         """Every arm's name -> its title, in the order of tables."""

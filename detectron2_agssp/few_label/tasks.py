@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from detectron2_agssp.few_label.arms import REFERENCE, Pretraining
 from detectron2_agssp.few_label.data import labeled_split
@@ -55,9 +56,24 @@ class PretrainingTask:
         return "weights ready"
 
 
+class _RecordedTask:
+    """A task that is done where its json is: ``name`` in the results' ``folder``."""
+
+    folder: ClassVar[str]
+    name: str
+
+    def path(self, results: Path) -> Path:
+        return results / self.folder / f"{self.name}.json"
+
+    def done(self, space: Workspace, results: Path) -> bool:
+        return self.path(results).exists()
+
+
 @dataclass(frozen=True)
-class CandidateTask:
+class CandidateTask(_RecordedTask):
     """A learning rate for an arm and a fraction, tried on the first draw and seed."""
+
+    folder = "candidates"
 
     arm: str
     fraction: float
@@ -66,12 +82,6 @@ class CandidateTask:
     @property
     def name(self) -> str:
         return f"{self.arm}_{self.fraction:g}pct_lr{self.learning_rate:g}"
-
-    def path(self, results: Path) -> Path:
-        return results / "candidates" / f"{self.name}.json"
-
-    def done(self, space: Workspace, results: Path) -> bool:
-        return self.path(results).exists()
 
     def ready(self, space: Workspace, results: Path) -> bool:
         start = space.pretraining_of(self.arm)
@@ -88,8 +98,10 @@ class CandidateTask:
 
 
 @dataclass(frozen=True)
-class CellTask:
+class CellTask(_RecordedTask):
     """An arm, a fraction, a draw and a seed: fine-tuned at the chosen rate, tested."""
+
+    folder = "cells"
 
     arm: str
     fraction: float
@@ -100,12 +112,6 @@ class CellTask:
     @property
     def name(self) -> str:
         return f"{self.arm}_{self.fraction:g}pct_draw{self.draw}_seed{self.seed}"
-
-    def path(self, results: Path) -> Path:
-        return results / "cells" / f"{self.name}.json"
-
-    def done(self, space: Workspace, results: Path) -> bool:
-        return self.path(results).exists()
 
     def ready(self, space: Workspace, results: Path) -> bool:
         # The weights are missing where only the results of an earlier machine were kept.

@@ -83,6 +83,7 @@ class Workspace:
     ) -> CfgNode:
         chosen = self.benchmark.arm(arm)
         key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
+        num_classes = self.data.num_classes()
         iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
         if chosen.longer:
             for run in pretraining_of("agssp", ARMS["agssp"]).chain:
@@ -90,8 +91,8 @@ class Workspace:
         overrides = {
             "DATASETS.TRAIN": (self.data.name_of(labeled_split(fraction, draw)),),
             "DATASETS.TEST": (self.data.name_of("validation"),),
-            "MODEL.ROI_HEADS.NUM_CLASSES": self.data.num_classes(),
-            "MODEL.RETINANET.NUM_CLASSES": self.data.num_classes(),
+            "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
+            "MODEL.RETINANET.NUM_CLASSES": num_classes,
             "SOLVER.BASE_LR": learning_rate,
             "SOLVER.MAX_ITER": iterations,
             "TEST.EVAL_PERIOD": math.ceil(iterations / self.benchmark.validations),
@@ -126,9 +127,9 @@ class Workspace:
         times = sorted(record["time"] for record in records if "time" in record)
         last = evaluated[-1] if evaluated and not diverged else {}
         return {
-            "validation": _percents({name: last.get(f"bbox/{name}") for name in METRICS}),
+            "validation": {name: _percent(last.get(f"bbox/{name}")) for name in METRICS},
             "curve": [
-                [iteration, *_percents([one["bbox/AP"], one["bbox/AP50"]])]
+                [iteration, _percent(one["bbox/AP"]), _percent(one["bbox/AP50"])]
                 for iteration, one in sorted(curve.items())
             ],
             "iterations": cfg.SOLVER.MAX_ITER,
@@ -153,10 +154,13 @@ class Workspace:
         with contextlib.redirect_stdout(None):
             results = AGSSPTrainer.test(cfg, load_trained(cfg, output / "model_final.pth"))
         boxes = results.get("bbox", {})
-        classes = {key[3:]: value for key, value in boxes.items() if key.startswith("AP-")}
         return {
-            **_percents({name: boxes.get(name) for name in METRICS}),
-            "classes": _percents(classes),
+            **{name: _percent(boxes.get(name)) for name in METRICS},
+            "classes": {
+                key.removeprefix("AP-"): _percent(value)
+                for key, value in boxes.items()
+                if key.startswith("AP-")
+            },
         }
 
     def _config(self, stage: str, output: str | Path, overrides: Mapping) -> CfgNode:
@@ -165,11 +169,9 @@ class Workspace:
         return run_config(path, output, {**settings.options, **overrides})
 
 
-def _percents(values):
+def _percent(value: float | None) -> float:
     """Rounded; what is not a number (a class without labels, no prediction at all) is 0."""
-    if isinstance(values, Mapping):
-        return dict(zip(values, _percents(list(values.values())), strict=True))
-    return [round(v, 3) if v is not None and math.isfinite(v) else 0.0 for v in values]
+    return round(value, 3) if value is not None and math.isfinite(value) else 0.0
 
 
 def _remove_intermediate(folder: Path) -> None:

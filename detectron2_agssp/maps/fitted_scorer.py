@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.scoring.base import AnomalyScorer
 from detectron2_agssp.scoring.build import build_anomaly_scorer
+from detectron2_agssp.utils.differences import differences
 
 # Settings that change neither what is computed nor its order.
 RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
@@ -59,11 +59,13 @@ def restore_scorer(
         expected["image_root"] = image_root
     # A key that did not exist when the folder was made had, in effect, its default.
     recorded = _with_defaults({key: info.get(key) for key in expected}, _default_settings(cfg))
-    differences = list(_differences(recorded, expected))
-    if differences:
+    different = [
+        f"{key}: {old!r} there, {new!r} now" for key, old, new in differences(recorded, expected)
+    ]
+    if different:
         raise ValueError(
             f"{store.root} holds maps made with other settings:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(different)
             + "\nChoose another output folder, or delete this one to make its maps anew."
         )
     state = {name: torch.from_numpy(array) for name, array in store.read_scorer_state().items()}
@@ -142,12 +144,3 @@ def _fingerprint(scorer: AnomalyScorer) -> str:
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(content.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _differences(there: dict, here: dict, prefix: str = "") -> Iterator[str]:
-    for key in sorted(set(there) | set(here)):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield f"{prefix}{key}: {old!r} there, {new!r} now"

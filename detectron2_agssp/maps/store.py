@@ -24,7 +24,7 @@ from detectron2_agssp.maps.manifest import (
     merge_sorted,
     truncate_unfinished_line,
 )
-from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, write_json
+from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, lock_file, write_json
 
 MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
 Shard = tuple[int, int]
@@ -211,16 +211,11 @@ class MapStore:
     def _lock(self, locks: contextlib.ExitStack, path: Path, mode: int) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         locks.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, mode)
-        except BlockingIOError as error:
+        if not lock_file(descriptor, mode):
             raise OSError(
                 f"Another run is writing to {self.root}. Wait for it, or divide the work by "
                 "--shard 0/N, 1/N, ... (each shard once)."
-            ) from error
-        except OSError:
-            # Some network file systems cannot lock; then nothing guards the folder.
-            return
+            )
 
 
 def parse_shard(text: str) -> Shard | None:

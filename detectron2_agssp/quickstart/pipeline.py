@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from tabulate import tabulate
 
+from detectron2_agssp.data.coco import register_coco, subset
 from detectron2_agssp.data.synthetic import CLASSES, generate_sample_dataset
 from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
@@ -46,9 +45,9 @@ def run_on_sample(config_root: Path, output: Path) -> dict[str, dict[str, float]
     images = data_root / "images" / "train"
     pretraining = _pretrain(config_root, output, images, timings)
     few = _few_labels(data_root / "annotations" / "train.json", NUM_LABELED)
-    _register_coco("quickstart_train", few, images)
+    register_coco("quickstart_train", few, images)
     test_json = data_root / "annotations" / "test.json"
-    _register_coco("quickstart_test", test_json, data_root / "images" / "test")
+    register_coco("quickstart_test", test_json, data_root / "images" / "test")
 
     results, detectors = {}, {}
     for start, weights in (("ImageNet", ""), ("AGSSP", str(pretraining["agdp"]))):
@@ -143,20 +142,9 @@ def _few_labels(annotations: Path, count: int) -> Path:
     content = json.loads(annotations.read_text())
     labeled = sorted({annotation["image_id"] for annotation in content["annotations"]})
     chosen = set(np.random.default_rng(0).permutation(labeled)[:count].tolist())
-    content["images"] = [image for image in content["images"] if image["id"] in chosen]
-    content["annotations"] = [
-        annotation for annotation in content["annotations"] if annotation["image_id"] in chosen
-    ]
     path = annotations.with_name(f"train_{count}.json")
-    write_json(path, content)
+    write_json(path, subset(content, chosen))
     return path
-
-
-def _register_coco(name: str, annotations: Path, images: Path) -> None:
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-    register_coco_instances(name, {}, str(annotations), str(images))
 
 
 def _results_table(results: dict, timings: Timings) -> str:

@@ -1,6 +1,7 @@
 """Writing files so that a killed run never leaves half of one."""
 
 import contextlib
+import fcntl
 import json
 import os
 import uuid
@@ -10,6 +11,18 @@ from typing import Any
 
 # Of the temporary files that a killed process leaves.
 TEMPORARY_PATTERN = ".agssp-*.tmp"
+
+
+def lock_file(descriptor: int, mode: int) -> bool:
+    """Whether the lock of ``fcntl.flock`` was got; False with LOCK_NB where another has it. Some
+    network file systems cannot lock: there it counts as got, and nothing is guarded."""
+    try:
+        fcntl.flock(descriptor, mode)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def datasets_root() -> Path:

@@ -8,7 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_benchmark import DATA
 
-from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled, read_coco, subset
+from detectron2_agssp.data.coco import read_coco, subset
+from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled
 
 
 def made(benchmark, root) -> BenchmarkData:
@@ -77,9 +78,10 @@ def test_given_draws_are_taken(write_benchmark, tmp_path, sample_root, monkeypat
     shutil.copytree(sample_root / "sample", root)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
     train = read_coco(root / "annotations" / "train.json")
-    chosen = {image["file_name"] for image in train["images"][:5]}
+    drawn = train["images"][:5]
+    chosen = {image["file_name"] for image in drawn}
     given = root / "annotations" / "few_50_0.json"
-    given.write_text(json.dumps(subset(train, chosen)))
+    given.write_text(json.dumps(subset(train, {image["id"] for image in drawn})))
     settings = {**DATA, "validation_images": 4}
     labeled = {"labeled": "annotations/few_{fraction}_{draw}.json"}
     benchmark = write_benchmark(data={**settings, **labeled}, draws=[0])
