@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.image_io import read_image
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
+from detectron2_agssp.maps.box_types import read_types
 from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
 from detectron2_agssp.maps.store import load_map
 from detectron2_agssp.maps.threshold import box_threshold, box_threshold_from_config
@@ -94,16 +95,18 @@ class AnomalyMapMapper(_MapMapper):
 
 @MAPPER_REGISTRY.register()
 class PseudoBoxMapper(_MapMapper):
-    """For AGDP: adds ``image`` (3, H, W) and ``instances`` with the pseudo-boxes as class 0.
+    """For AGDP: adds ``image`` (3, H, W) and ``instances`` with the pseudo-boxes.
 
     Boxes are cut from the map after augmentation, so crops and scales stay consistent with what
     the rule says of an image of that size. ``instances`` has ``gt_boxes`` (K, 4) XYXY, absolute
-    pixels of the augmented image, ``gt_classes`` (K,) zeros, and ``gt_scores`` (K,); an image
-    without boxes stays as a negative (K = 0).
+    pixels of the augmented image, ``gt_classes`` (K,), the image's type or 0, and ``gt_scores``
+    (K,); an image without boxes stays as a negative (K = 0).
 
     Args:
         augmentations: as :class:`AnomalyMapMapper`'s.
         thresholds: one for all maps, or one a map folder (``map_root`` -> threshold).
+        types: ``map_root`` -> image -> class of its boxes; see
+            :func:`~detectron2_agssp.maps.box_types.find_types`. None: 0 for all.
         max_boxes, nms_iou: see :func:`~detectron2_agssp.maps.boxes.boxes_from_map`.
     """
 
@@ -113,6 +116,7 @@ class PseudoBoxMapper(_MapMapper):
         *,
         augmentations: list,
         thresholds: float | dict[str, float],
+        types: dict[str, dict[str, int]] | None = None,
         max_boxes: int = 10,
         nms_iou: float = 0.8,
         image_format: str = "BGR",
@@ -122,6 +126,7 @@ class PseudoBoxMapper(_MapMapper):
             augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
         )
         self.thresholds = thresholds
+        self.types = types
         self.max_boxes = max_boxes
         self.nms_iou = nms_iou
 
@@ -136,6 +141,7 @@ class PseudoBoxMapper(_MapMapper):
         return {
             "augmentations": augmentations,
             "thresholds": thresholds,
+            "types": _types_from_config(cfg, map_roots),
             "max_boxes": cfg.AGSSP.BOXES.MAX_BOXES,
             "nms_iou": cfg.AGSSP.BOXES.NMS_IOU,
             "image_format": cfg.INPUT.FORMAT,
@@ -145,25 +151,52 @@ class PseudoBoxMapper(_MapMapper):
     def __call__(self, dataset_dict: dict) -> dict:
         inputs, anomaly_map = self._augment(dataset_dict)
         height, width = anomaly_map.shape
-        threshold = self.thresholds
-        if isinstance(threshold, dict):
-            map_root = dataset_dict.get("map_root")
-            if map_root not in threshold:
-                raise ValueError(
-                    f"PseudoBoxMapper has no threshold for the maps in {map_root!r}, only for "
-                    f"{sorted(threshold)}: put their data set into DATASETS.TRAIN, or pass it in "
-                    "`thresholds`."
-                )
-            threshold = threshold[map_root]
         boxes, scores = boxes_from_map(
-            anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou
+            anomaly_map, height, width, self._threshold(dataset_dict), self.max_boxes, self.nms_iou
         )
         instances = Instances((height, width))
         instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        instances.gt_classes = torch.full((len(boxes),), self._type(dataset_dict))
         instances.gt_scores = torch.from_numpy(scores)
         inputs["instances"] = instances
         return inputs
+
+    def _threshold(self, dataset_dict: dict) -> float:
+        if not isinstance(self.thresholds, dict):
+            return self.thresholds
+        map_root = dataset_dict.get("map_root")
+        if map_root not in self.thresholds:
+            raise ValueError(
+                f"PseudoBoxMapper has no threshold for the maps in {map_root!r}, only for "
+                f"{sorted(self.thresholds)}: put their data set into DATASETS.TRAIN, or pass it in "
+                "`thresholds`."
+            )
+        return self.thresholds[map_root]
+
+    def _type(self, dataset_dict: dict) -> int:
+        if self.types is None:
+            return 0
+        map_root, image = dataset_dict.get("map_root"), dataset_dict["image_id"]
+        if image not in self.types.get(map_root, {}):
+            raise ValueError(
+                f"The image {image!r} has no type in {map_root!r}: its maps are newer than its "
+                "types. Make those again with tools/find_box_types.py."
+            )
+        return self.types[map_root][image]
+
+
+def _types_from_config(cfg, map_roots: list[str]) -> dict[str, dict[str, int]] | None:
+    num_types = cfg.AGSSP.BOXES.TYPES
+    if num_types == 1:
+        return None
+    model = cfg.MODEL
+    head = "RETINANET" if model.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    if num_types != model[head].NUM_CLASSES:
+        raise ValueError(
+            f"AGSSP.BOXES.TYPES is {num_types}, but MODEL.{head}.NUM_CLASSES "
+            f"{model[head].NUM_CLASSES}: set both to the same number."
+        )
+    return {root: read_types(root, num_types) for root in map_roots}
 
 
 def box_thresholds(names: str | Sequence[str], **rule) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The starts that are compared."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ class Arm:
         title: as in tables.
         pretraining: the stages before fine-tuning, in order.
         random: start from random weights instead of the config's (ImageNet).
-        longer: fine-tune for as many more iterations as AGSSP's pretraining has.
+        longer: fine-tune for the benchmark's ``extra_iterations`` more.
         options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ.
     """
 
@@ -61,18 +63,26 @@ class Pretraining:
         return (*(self.start.chain if self.start else ()), self)
 
 
-def pretraining_of(name: str, arm: Arm) -> Pretraining | None:
-    """The run that an arm (``name`` as in the benchmark) is fine-tuned from, if any."""
+def pretraining_of(arm: Arm) -> Pretraining | None:
+    """The run that an arm is fine-tuned from, if any."""
     run = None
     for count, stage in enumerate(arm.pretraining, start=1):
         stages = arm.pretraining[:count]
         shared = next(key for key, one in ARMS.items() if one.pretraining == stages)
-        changed = any(arm.options.get(key) for key in ("maps", *stages))
         run = Pretraining(
-            name=f"{shared}-{name}" if changed else shared,
-            map_name=f"maps-{name}" if arm.options.get("maps") else "maps",
+            name=_name(shared, arm, ("maps", *stages)),
+            map_name=_name("maps", arm, ("maps",)),
             stage=stage,
             start=run,
             options={key: arm.options[key] for key in ("maps", stage) if key in arm.options},
         )
     return run
+
+
+def _name(shared: str, arm: Arm, keys: tuple[str, ...]) -> str:
+    """With a digest of the arm's options, if it has any: the same options, the same run."""
+    changed = {key: arm.options[key] for key in keys if arm.options.get(key)}
+    if not changed:
+        return shared
+    content = json.dumps(changed, sort_keys=True).encode()
+    return f"{shared}-{hashlib.sha256(content).hexdigest()[:8]}"

@@ -52,7 +52,7 @@ class BenchmarkData:
             splits[labeled_split(100, self.benchmark.draws[0])] = subset(train, rest)
         for name, coco in splits.items():
             write_json(self.root / f"{name}.json", coco)
-        self._link_unlabeled(splits["test"], progress)
+        self._link_unlabeled({name: splits[name] for name in ("validation", "test")}, progress)
 
     def register(self) -> None:
         """Registers the labelled sets with Detectron2, also in another process than prepared
@@ -113,8 +113,9 @@ class BenchmarkData:
             )
         return validation
 
-    def _link_unlabeled(self, test: dict, progress: bool) -> None:
-        """Links every unlabelled image that is not, nearly, one of test."""
+    def _link_unlabeled(self, held_out: dict[str, dict], progress: bool) -> None:
+        """Links every unlabelled image that is not, nearly, one of the held-out splits (split ->
+        COCO): pretraining on an image, even without its label, flatters the pretrained starts."""
         if self.near_duplicates_path.exists():
             return
         settings, folder = self.benchmark.data, self.benchmark.data.folder
@@ -122,15 +123,20 @@ class BenchmarkData:
         names = list(list_images(source))
         found = find_near_duplicates(
             [source / name for name in names],
-            [self._images("test") / image["file_name"] for image in test["images"]],
+            [
+                self._images(split) / image["file_name"]
+                for split, coco in held_out.items()
+                for image in coco["images"]
+            ],
             settings.near_duplicates,
             progress=progress,
         )
         kept = [name for name in names if str(source / name) not in found]
         if not kept:
             raise ValueError(
-                f"Each of the {len(names)} images in {source} is nearly one of test: there is "
-                "nothing to pretrain on. Raise data.near_duplicates, or name other images."
+                f"Each of the {len(names)} images in {source} is nearly one of validation or "
+                "test: there is nothing to pretrain on. Raise data.near_duplicates, or name other "
+                "images."
             )
         for name in kept:
             with atomic_path(self.unlabeled / name, self.root) as link:

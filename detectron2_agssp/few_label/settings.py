@@ -34,8 +34,9 @@ class DataSettings:
         train, test: COCO files.
         labeled: COCO file of a draw, with ``{fraction}`` and ``{draw}``; "" draws from ``train``.
         validation_images: of ``train``, for the choice of learning rates; none of a draw.
-        near_duplicates: images of ``unlabeled`` at least that similar to one of ``test`` are left
-            out; see :func:`~detectron2_agssp.data.near_duplicates.find_near_duplicates`.
+        near_duplicates: images of ``unlabeled`` at least that similar to one of ``test`` or of the
+            validation images are left out; see
+            :func:`~detectron2_agssp.data.near_duplicates.find_near_duplicates`.
         seed: of the draws and the validation images.
     """
 
@@ -72,6 +73,7 @@ class Benchmark:
         learning_rates: the candidates; each arm takes, for each fraction, the one with the best
             validation AP of the first draw and seed.
         random_options: overrides of "finetune" that make its start random.
+        extra_iterations: of fine-tuning, for the longer control: what AGSSP's pretraining costs.
         validations: evaluations on the validation images while fine-tuning.
     """
 
@@ -84,6 +86,7 @@ class Benchmark:
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
     random_options: dict[str, Any]
+    extra_iterations: int
     validations: int = 4
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -111,6 +114,7 @@ class Benchmark:
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
             "learning_rates": list(self.learning_rates),
             "random_options": self.random_options,
+            "extra_iterations": self.extra_iterations,
             "validations": self.validations,
             "variants": self.variants,
         }
@@ -152,7 +156,7 @@ def load_benchmark(path: str | Path, arms: Sequence[str] = ()) -> Benchmark:
             },
             **{
                 key: content[key]
-                for key in ("random_options", "validations", "variants")
+                for key in ("random_options", "extra_iterations", "validations", "variants")
                 if key in content
             },
         )
@@ -192,5 +196,8 @@ def _check_values(benchmark: Benchmark) -> None:
         raise ValueError(f"fractions are percents in (0, 100], got {list(benchmark.fractions)}.")
     if not all(rate > 0 for rate in benchmark.learning_rates):
         raise ValueError(f"learning rates are positive, got {list(benchmark.learning_rates)}.")
-    if benchmark.validations < 1 or benchmark.data.validation_images < 1:
-        raise ValueError("validations and data.validation_images must be at least 1.")
+    counts = (benchmark.validations, benchmark.data.validation_images, benchmark.extra_iterations)
+    if min(counts) < 1:
+        raise ValueError(
+            "validations, data.validation_images and extra_iterations must be at least 1."
+        )

@@ -10,9 +10,10 @@ from detectron2.config import CfgNode
 
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.few_label.arms import ARMS, Pretraining, pretraining_of
+from detectron2_agssp.few_label.arms import Pretraining, pretraining_of
 from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
 from detectron2_agssp.few_label.settings import Benchmark
+from detectron2_agssp.maps.box_types import find_types, types_path
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 from detectron2_agssp.utils.machine import describe_machine
 
@@ -59,8 +60,13 @@ class Workspace:
 
     def pretrain(self, run: Pretraining) -> None:
         """Trains one run, from the weights of the one before it."""
-        self.data.register_maps(run.map_name, self.map_root(run))
-        train(self.pretraining_config(run), progress=self.progress)
+        map_root = self.map_root(run)
+        self.data.register_maps(run.map_name, map_root)
+        cfg = self.pretraining_config(run)
+        num_types = cfg.AGSSP.BOXES.TYPES
+        if num_types > 1 and not types_path(map_root, num_types).exists():
+            find_types(cfg, self.data.unlabeled, map_root, progress=self.progress)
+        train(cfg, progress=self.progress)
         _remove_intermediate(self.weights_of(run).parent)
 
     def pretraining_config(self, run: Pretraining) -> CfgNode:
@@ -76,7 +82,7 @@ class Workspace:
 
     def pretraining_of(self, arm: str) -> Pretraining | None:
         """The run that an arm of the benchmark is fine-tuned from, if any."""
-        return pretraining_of(arm, self.benchmark.arm(arm))
+        return pretraining_of(self.benchmark.arm(arm))
 
     def fine_tuning_config(
         self, arm: str, fraction: float, draw: int, seed: int, learning_rate: float
@@ -86,8 +92,7 @@ class Workspace:
         num_classes = self.data.num_classes()
         iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
         if chosen.longer:
-            for run in pretraining_of("agssp", ARMS["agssp"]).chain:
-                iterations += self.pretraining_config(run).SOLVER.MAX_ITER
+            iterations += self.benchmark.extra_iterations
         overrides = {
             "DATASETS.TRAIN": (self.data.name_of(labeled_split(fraction, draw)),),
             "DATASETS.TEST": (self.data.name_of("validation"),),

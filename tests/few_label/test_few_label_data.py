@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_benchmark import DATA
 
 from detectron2_agssp.data.coco import read_coco, subset
+from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled
 
 
@@ -52,19 +53,21 @@ def test_the_same_settings_give_the_same_files(write_benchmark, tmp_path):
         assert path.read_bytes() == (second.root / path.name).read_bytes()
 
 
-def test_pretraining_never_sees_a_test_image(write_benchmark, tmp_path, sample_root, monkeypatch):
+def test_pretraining_sees_no_held_out_image(write_benchmark, tmp_path, sample_root, monkeypatch):
     root = tmp_path / "datasets" / "sample"
     shutil.copytree(sample_root / "sample", root)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
     benchmark = write_benchmark()
     train = root / "images" / "train"
-    before = {path.name for path in train.rglob("*.png")}
+    before = set(list_images(train))
     shutil.copy(next((root / "images" / "test").rglob("*.png")), train / "zzz_copy.png")
     data = made(benchmark, tmp_path / "out")
-    assert {path.name for path in data.unlabeled.rglob("*.png")} == before
+    held_out = names(data.root / "validation.json")
+    kept = before - held_out
+    assert set(list_images(data.unlabeled)) == kept
     content = json.loads(data.near_duplicates_path.read_text())
-    assert content["kept"] == len(before)
-    assert list(content["left_out"]) == ["zzz_copy.png"]
+    assert content["kept"] == len(kept)
+    assert set(content["left_out"]) == {"zzz_copy.png", *held_out}
 
 
 def test_nothing_left_to_pretrain_on_is_an_error(write_benchmark, tmp_path):

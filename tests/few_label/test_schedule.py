@@ -1,6 +1,7 @@
 """The whole benchmark at a tiny size: order, resuming, sharing, and settings that changed."""
 
 import json
+import re
 
 import pytest
 from tiny_benchmark import DATA
@@ -117,7 +118,7 @@ def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchma
     space.data.prepare(progress=False)
     plain = space.fine_tuning_config("imagenet", 50, 0, 1, 0.001)
     longer = space.fine_tuning_config("imagenet_longer", 50, 0, 1, 0.001)
-    assert longer.SOLVER.MAX_ITER == plain.SOLVER.MAX_ITER + 3 + 4
+    assert longer.SOLVER.MAX_ITER == plain.SOLVER.MAX_ITER + 5
     assert longer.OUTPUT_DIR != plain.OUTPUT_DIR
     agbp, agssp = space.pretraining_of("agssp").chain
     assert str(space.weights_of(agbp)) == space.pretraining_config(agssp).MODEL.WEIGHTS
@@ -130,19 +131,26 @@ def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
         "longer_agdp": {"arm": "agssp", "title": "AGDP x 2", "agdp": {"SOLVER.MAX_ITER": 9}},
         "other_maps": {"arm": "agdp", "maps": {"AGSSP.SCORER.CENTER": True}},
         "gentle": {"arm": "agssp", "finetune": {"SOLVER.WARMUP_ITERS": 2}},
+        "slow_agbp": {"arm": "agbp", "agbp": {"SOLVER.BASE_LR": 0.001}},
+        "slow_agssp": {"arm": "agssp", "agbp": {"SOLVER.BASE_LR": 0.001}},
     }
     benchmark = write_benchmark(variants=variants, arms=["agssp", *variants])
     space = Workspace(benchmark, CONFIGS, tmp_path)
     space.data.prepare(progress=False)
     tasks = [task.name for task in tasks_of(space) if "lr" not in task.name]
-    assert [name for name in tasks if "pct" not in name] == [
+    assert [re.sub(r"-[0-9a-f]{8}$", "-x", name) for name in tasks if "pct" not in name] == [
         "maps",
-        "maps-other_maps",
+        "maps-x",
         "pretraining_agbp",
         "pretraining_agssp",
-        "pretraining_agssp-longer_agdp",
-        "pretraining_agdp-other_maps",
+        "pretraining_agssp-x",
+        "pretraining_agdp-x",
+        "pretraining_agbp-x",
+        "pretraining_agssp-x",
     ]
+    slow = space.pretraining_of("slow_agbp")
+    assert slow == space.pretraining_of("slow_agssp").start
+    assert slow.name != space.pretraining_of("agssp").start.name
     longer = space.pretraining_of("longer_agdp")
     assert space.pretraining_config(longer).SOLVER.MAX_ITER == 9
     assert longer.start == space.pretraining_of("agssp").start

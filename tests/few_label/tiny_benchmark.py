@@ -47,5 +47,6 @@ CONTENT = {
     "seeds": [1],
     "learning_rates": [0.001, 0.002],
     "random_options": {"MODEL.BACKBONE.FREEZE_AT": 0},
+    "extra_iterations": 5,
     "validations": 2,
 }
