@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,10 +134,23 @@ def _try_task(task: Task, tasks: list[Task], space: Workspace, results: Path) ->
 
 
 def _work_in_process(benchmark, config_root, output, results, jobs: int, number: int) -> None:
+    end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     # Only the first shows bars: two of them would overwrite each other.
     work(Workspace(benchmark, config_root, output, progress=number == 0), results)
+
+
+def end_with_parent() -> None:
+    """Makes this process end when the one that started it does, however that was killed: else it
+    would go on, unseen, and hold its locks."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
