@@ -24,6 +24,8 @@ AGBP_OVERRIDES = {
     "INPUT.CROP.SIZE": [160, 160],
     "SOLVER.IMS_PER_BATCH": 8,
     "SOLVER.MAX_ITER": AGBP_ITERATIONS,
+    # So few iterations show nothing at the config's rate.
+    "SOLVER.BASE_LR": 0.01,
     "SOLVER.WARMUP_ITERS": 20,
     "VIS_PERIOD": 40,
 }
