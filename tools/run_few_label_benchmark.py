@@ -33,6 +33,11 @@ def main() -> None:
         "--arms", nargs="+", default=[], help="instead of the file's; also variants"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes; on a CPU, one a core")
+    parser.add_argument(
+        "--validate-only",
+        action="store_true",
+        help="try the learning rates, and test nothing: to choose among variants",
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     args = parser.parse_args()
     if args.jobs < 1:
@@ -43,7 +48,14 @@ def main() -> None:
         output = args.output or Path("output", "few_label", benchmark.name)
         results = args.results or output / "results"
         if not args.report_only:
-            run_benchmark(benchmark, CONFIGS, output, results, jobs=args.jobs)
+            run_benchmark(
+                benchmark,
+                CONFIGS,
+                output,
+                results,
+                jobs=args.jobs,
+                validate_only=args.validate_only,
+            )
         print(write_report(benchmark, results))
 
 

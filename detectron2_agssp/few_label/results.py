@@ -17,15 +17,23 @@ CONFIDENCE = 0.95
 
 def read_cells(results: str | Path) -> list[dict]:
     """The finished cells of a benchmark, in order of their names."""
-    paths = sorted((Path(results) / "cells").glob("*.json"))
-    return [json.loads(path.read_text()) for path in paths]
+    return _read(Path(results) / "cells")
+
+
+def read_candidates(results: str | Path) -> list[dict]:
+    """The learning rates that were tried, in order of their names."""
+    return _read(Path(results) / "candidates")
+
+
+def _read(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def write_report(benchmark: Benchmark, results: str | Path) -> str:
     """Writes ``table.md``, ``plot.png`` and ``curves.png`` beside the cells; returns the table."""
     results = Path(results)
     cells = read_cells(results)
-    text = report_text(benchmark, cells)
+    text = report_text(benchmark, cells, read_candidates(results))
     with atomic_write(results / "table.md") as file:
         file.write(text)
     if cells:
@@ -34,10 +42,11 @@ def write_report(benchmark: Benchmark, results: str | Path) -> str:
     return text
 
 
-def report_text(benchmark: Benchmark, cells: list[dict]) -> str:
-    """Markdown: a table a fraction, one line an arm, and AP by class."""
+def report_text(benchmark: Benchmark, cells: list[dict], candidates: list[dict]) -> str:
+    """Markdown: a table a fraction, one line an arm, and AP by class; then, on the validation
+    images, the learning rates of every arm that were tried."""
     parts = [f"# {benchmark.name}\n"]
-    machines = sorted({cell["machine"].split(", ", 1)[1] for cell in cells})
+    machines = sorted({one["machine"].split(", ", 1)[1] for one in (*cells, *candidates)})
     if machines:
         parts.append("Measured on " + "; ".join(machines) + ".\n")
     for fraction in sorted({cell["fraction"] for cell in cells}):
@@ -49,6 +58,9 @@ def report_text(benchmark: Benchmark, cells: list[dict]) -> str:
         parts.append(_class_table(of_fraction, benchmark.titles()))
     if not cells:
         parts.append("No cell is finished yet.\n")
+    if candidates:
+        parts.append("## On the validation images, first draw and seed\n")
+        parts.append(_candidate_table(candidates, benchmark.titles()))
     return "\n".join(parts)
 
 
@@ -117,3 +129,16 @@ def _class_table(cells: list[dict], titles: dict[str, str]) -> str:
         rows.append([titles[arm], *(f"{np.mean([one[n] for one in tested]):.1f}" for n in names)])
     table = tabulate(rows, ["start", *names], tablefmt="github", disable_numparse=True)
     return f"{table}\n"
+
+
+def _candidate_table(candidates: list[dict], titles: dict[str, str]) -> str:
+    rows = [
+        [f"{one['fraction']:g} %", title, f"{one['learning_rate']:g}"]
+        + [f"{one['validation'][metric]:.1f}" for metric in ("AP", "AP50")]
+        for fraction in sorted({one["fraction"] for one in candidates})
+        for arm, title in titles.items()
+        for one in sorted(candidates, key=lambda one: one["learning_rate"])
+        if (one["arm"], one["fraction"]) == (arm, fraction)
+    ]
+    headers = ["labels", "start", "rate", "AP", "AP50"]
+    return f"{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n"

@@ -29,6 +29,7 @@ def run_benchmark(
     results: str | Path,
     *,
     jobs: int = 1,
+    validate_only: bool = False,
 ) -> None:
     """Runs all tasks that are not done yet. Killed at any moment, it goes on when called again;
     several calls on one folder, also from several machines, share the tasks.
@@ -41,6 +42,7 @@ def run_benchmark(
         results: folder of ``settings.json``, ``cells/*.json`` and ``candidates/*.json``.
         jobs: processes. On a CPU, two processes of one thread do almost twice as much as one of
             two.
+        validate_only: try the learning rates, and test nothing: to choose among variants.
 
     Raises:
         ValueError: ``output`` or ``results`` was made with other settings; a wrong setting.
@@ -54,11 +56,11 @@ def run_benchmark(
     with _lock(Path(output) / "locks" / "data", wait=True):
         space.data.prepare()
     if jobs == 1:
-        work(space, results)
+        work(space, results, validate_only=validate_only)
         return
     # Fork would copy a process that has started threads.
     context = multiprocessing.get_context("spawn")
-    arguments = (benchmark, config_root, output, results, jobs)
+    arguments = (benchmark, config_root, output, results, jobs, validate_only)
     workers = [
         context.Process(target=_work_in_process, args=(*arguments, number))
         for number in range(jobs)
@@ -104,10 +106,10 @@ def check_settings(benchmark: Benchmark, folder: Path) -> None:
     write_json(path, {**current, "variants": {**earlier["variants"], **added}})
 
 
-def work(space: Workspace, results: Path) -> None:
+def work(space: Workspace, results: Path, *, validate_only: bool = False) -> None:
     """Does tasks until none is left that this process could do, or wait for."""
     space.data.register()
-    tasks = list(tasks_of(space))
+    tasks = list(tasks_of(space, validate_only=validate_only))
     while True:
         open_tasks = [task for task in tasks if not task.done(space, results)]
         if not open_tasks:
@@ -133,12 +135,15 @@ def _try_task(task: Task, tasks: list[Task], space: Workspace, results: Path) ->
         return True
 
 
-def _work_in_process(benchmark, config_root, output, results, jobs: int, number: int) -> None:
+def _work_in_process(
+    benchmark, config_root, output, results, jobs: int, validate_only: bool, number: int
+) -> None:
     end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     # Only the first shows bars: two of them would overwrite each other.
-    work(Workspace(benchmark, config_root, output, progress=number == 0), results)
+    space = Workspace(benchmark, config_root, output, progress=number == 0)
+    work(space, results, validate_only=validate_only)
 
 
 def end_with_parent() -> None:

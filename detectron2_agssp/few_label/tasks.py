@@ -93,7 +93,13 @@ class CandidateTask(_RecordedTask):
             self.arm, self.fraction, benchmark.draws[0], benchmark.seeds[0], self.learning_rate
         )
         outcome = space.fine_tune(cfg)
-        write_json(self.path(results), {**outcome, "learning_rate": self.learning_rate})
+        candidate = {
+            "arm": self.arm,
+            "fraction": self.fraction,
+            "learning_rate": self.learning_rate,
+            **outcome,
+        }
+        write_json(self.path(results), candidate)
         return _line("validation", outcome["validation"])
 
 
@@ -147,9 +153,9 @@ class CellTask(_RecordedTask):
 Task = MapTask | PretrainingTask | CandidateTask | CellTask
 
 
-def tasks_of(space: Workspace) -> Iterator[Task]:
-    """All tasks. What others depend on comes first; then the draws one after the other, so that an
-    interrupted benchmark has whole rows rather than whole columns."""
+def tasks_of(space: Workspace, *, validate_only: bool = False) -> Iterator[Task]:
+    """All tasks, or all but the cells. What others depend on comes first; then the draws one after
+    the other, so that an interrupted benchmark has whole rows rather than whole columns."""
     benchmark = space.benchmark
     starts = filter(None, (space.pretraining_of(arm) for arm in benchmark.arms))
     # By name, in order: arms share what they have in common.
@@ -165,6 +171,8 @@ def tasks_of(space: Workspace) -> Iterator[Task]:
         }
         for arm in arms:
             yield from candidates[arm]
+        if validate_only:
+            continue
         for seed in benchmark.seeds:
             for draw in benchmark.draws_of(fraction):
                 for arm in arms:

@@ -46,7 +46,7 @@ def row(text: str, title: str) -> list[str]:
 
 
 def test_means_deviations_and_paired_differences(write_benchmark, results):
-    text = report_text(write_benchmark(), read_cells(results))
+    text = report_text(write_benchmark(), read_cells(results), [])
     interval = stats.ttest_rel(AP["agssp"], AP["imagenet"]).confidence_interval(0.95)
     half = (interval.high - interval.low) / 2
     cells = row(text, "AGSSP")

@@ -8,6 +8,7 @@ from tiny_benchmark import DATA
 from tiny_models import CONFIGS
 
 from detectron2_agssp.few_label import training
+from detectron2_agssp.few_label.results import read_candidates, report_text
 from detectron2_agssp.few_label.schedule import check_settings, run_benchmark
 from detectron2_agssp.few_label.tasks import CandidateTask, CellTask, tasks_of
 from detectron2_agssp.few_label.training import Workspace
@@ -75,6 +76,23 @@ def test_a_killed_benchmark_goes_on_and_loses_nothing(write_benchmark, tmp_path,
     cells = run(benchmark, tmp_path)
     assert steps == [0, 1, 2, 2, 3]
     assert len(cells) == 1
+
+
+def test_variants_may_be_chosen_without_testing(write_benchmark, tmp_path, monkeypatch):
+    benchmark = write_benchmark(arms=["imagenet"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "test", lambda space, cfg: pytest.fail("tested"))
+        assert run(benchmark, tmp_path, validate_only=True) == {}
+    tried = read_candidates(tmp_path / "results")
+    assert [(one["arm"], one["learning_rate"]) for one in tried] == [
+        ("imagenet", 0.001),
+        ("imagenet", 0.002),
+    ]
+    table = report_text(benchmark, [], tried)
+    for one in tried:
+        assert f"| {one['learning_rate']:g}  | {one['validation']['AP']:.1f}  |" in table
+    # Later, the first draw is only tested, with the weights that are there.
+    assert len(run(benchmark, tmp_path)) == 2
 
 
 def test_two_processes_share_the_tasks(write_benchmark, tmp_path, capfd):
