@@ -136,12 +136,13 @@ class PseudoBoxMapper(_MapMapper):
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         map_roots = _map_roots(cfg.DATASETS.TRAIN)
+        types = _types_from_config(cfg, map_roots)
         thresholds = {root: box_threshold_from_config(cfg, root) for root in map_roots}
         logger.info("Pseudo-box thresholds: %s", thresholds)
         return {
             "augmentations": augmentations,
             "thresholds": thresholds,
-            "types": _types_from_config(cfg, map_roots),
+            "types": types,
             "max_boxes": cfg.AGSSP.BOXES.MAX_BOXES,
             "nms_iou": cfg.AGSSP.BOXES.NMS_IOU,
             "image_format": cfg.INPUT.FORMAT,
@@ -189,6 +190,11 @@ def _types_from_config(cfg, map_roots: list[str]) -> dict[str, dict[str, int]] |
     num_types = cfg.AGSSP.BOXES.TYPES
     if num_types == 1:
         return None
+    if len(map_roots) > 1:
+        raise ValueError(
+            f"AGSSP.BOXES.TYPES is {num_types}, but the types of {sorted(map_roots)} are numbered "
+            "each by itself: make one map folder of all images, or set TYPES to 1."
+        )
     model = cfg.MODEL
     head = "RETINANET" if model.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     if num_types != model[head].NUM_CLASSES:

@@ -32,15 +32,14 @@ def find_types(
     """Groups the images of a map folder, and writes the groups into its ``types_<number>.json``.
 
     An image is described by the mean and the standard deviation, weighted by its anomaly map, of
-    its patch features; k-means (seeded by ``AGSSP.SCORER.SEED``) groups the descriptions.
+    its patch features; k-means (seeded by ``AGSSP.SCORER.SEED``) groups the descriptions, which
+    take 4 KiB of memory an image.
 
     Args:
         cfg: ``AGSSP.BOXES.TYPES`` is the number of groups, at least 2; ``AGSSP.SCORER`` says which
             patch features they are found by, at which size.
         image_root: folder that the manifest's image paths are relative to.
         map_root: the map folder.
-
-    Takes 4 KiB of memory an image.
 
     Returns:
         Image, as in the manifest -> type, from 0.

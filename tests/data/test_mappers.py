@@ -203,6 +203,11 @@ def test_typed_boxes(cfg, dicts):
     types.write_text(json.dumps({"plain.png": 1}))
     with pytest.raises(ValueError, match=r"'blob\.png' has no type.*find_box_types"):
         PseudoBoxMapper(cfg)(dicts[0])
+    cfg.DATASETS.TRAIN = ("blobs", "more_blobs")
+    register_unlabeled("more_blobs", "images", "more_maps")
+    with pytest.raises(ValueError, match=r"types of \[.*more_maps'\] are numbered each by itself"):
+        PseudoBoxMapper(cfg)
+    cfg.DATASETS.TRAIN = ("blobs",)
     # Detectron2 would take the last type for background.
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     with pytest.raises(ValueError, match=r"TYPES is 3, but MODEL\.ROI_HEADS\.NUM_CLASSES 2"):
