@@ -11,8 +11,8 @@ from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def count_page_faults(keep: bool) -> None:
-    """Fails unless, in the long run, pages are mapped anew for each tensor exactly where they are to
-    be."""
+    """Fails unless pages are mapped anew for each tensor, in the long run, exactly where they are
+    to be."""
     if keep and not keep_freed_memory():
         raise SystemExit(3)
     # The heap grows for the first few: a small block that lands behind a freed one leaves a gap

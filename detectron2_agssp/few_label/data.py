@@ -1,9 +1,11 @@
 """What a benchmark trains, validates and tests on, from a COCO data set and its settings."""
 
 import hashlib
+import json
 import os
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2_agssp.data.coco import read_coco, register_coco, subset
@@ -28,12 +30,19 @@ class BenchmarkData:
         self.unlabeled = self.root / "unlabeled"
         self.near_duplicates_path = self.root / "near_duplicates.json"
 
-    def prepare(self, *, progress: bool = True) -> None:
+    def prepare(self, results: str | Path, *, progress: bool = True) -> None:
         """Writes what is missing; the same settings and images always give the same files.
+
+        Args:
+            results: folder of the results. ``validation_images.json`` there keeps the names of the
+                validation images: rates were chosen on them, and pretraining has not seen them,
+                so they stay when fractions or draws are added.
+            progress: show a bar while images are compared.
 
         Raises:
             FileNotFoundError: the data set is not there.
-            ValueError: a COCO file is none, or too few images are left for validation.
+            ValueError: a COCO file is none, too few images are left for validation, or those
+                chosen earlier are in a draw by now.
         """
         settings, folder = self.benchmark.data, self.benchmark.data.folder
         if not folder.is_dir():
@@ -42,14 +51,15 @@ class BenchmarkData:
                 "datasets/README.md says how to prepare one; $DETECTRON2_DATASETS is its parent."
             )
         train = read_coco(folder / settings.train)
-        draws = self._draws(train)
-        drawn = {image["file_name"] for coco in draws.values() for image in coco["images"]}
-        validation = self._validation(train, drawn)
-        held_out = {image["file_name"] for image in validation["images"]}
+        given = self._given_draws()
+        drawn = {image["file_name"] for coco in given.values() for image in coco["images"]}
+        validation = self._validation(train, drawn, Path(results) / "validation_images.json")
+        held_out = {image["id"] for image in validation["images"]}
+        rest = subset(train, {image["id"] for image in train["images"]} - held_out)
+        draws = given or self._own_draws(rest)
         splits = {"validation": validation, "test": read_coco(folder / settings.test), **draws}
         if 100 in self.benchmark.fractions:
-            rest = {one["id"] for one in train["images"] if one["file_name"] not in held_out}
-            splits[labeled_split(100, self.benchmark.draws[0])] = subset(train, rest)
+            splits[labeled_split(100, self.benchmark.draws[0])] = rest
         for name, coco in splits.items():
             write_json(self.root / f"{name}.json", coco)
         self._link_unlabeled({name: splits[name] for name in ("validation", "test")}, progress)
@@ -82,36 +92,83 @@ class BenchmarkData:
         of_test = settings.test_images or settings.images
         return settings.folder / (of_test if split == "test" else settings.images)
 
-    def _draws(self, train: dict) -> dict[str, dict]:
-        """Split -> COCO of every draw below 100 %."""
-        settings = self.benchmark.data
-        draws = {}
+    def _draws(self) -> Iterator[tuple[float, int]]:
+        """Fraction and number of every draw below 100 %."""
         for fraction in sorted(self.benchmark.fractions):
             for draw in self.benchmark.draws_of(fraction) if fraction < 100 else ():
-                if settings.labeled:
-                    name = settings.labeled.format(fraction=f"{fraction:g}", draw=draw)
-                    coco = read_coco(settings.folder / name)
-                else:
-                    coco = draw_labeled(train, fraction, f"{settings.seed} {draw}")
-                draws[labeled_split(fraction, draw)] = coco
-        return draws
+                yield fraction, draw
 
-    def _validation(self, train: dict, drawn: set[str]) -> dict:
-        count, seed = self.benchmark.data.validation_images, self.benchmark.data.seed
+    def _given_draws(self) -> dict[str, dict]:
+        """Split -> COCO of the draws that come with the data set, if any do."""
+        settings = self.benchmark.data
+        if not settings.labeled:
+            return {}
+        return {
+            labeled_split(fraction, draw): read_coco(
+                settings.folder / settings.labeled.format(fraction=f"{fraction:g}", draw=draw)
+            )
+            for fraction, draw in self._draws()
+        }
+
+    def _own_draws(self, train: dict) -> dict[str, dict]:
+        seed = self.benchmark.data.seed
+        return {
+            labeled_split(fraction, draw): draw_labeled(train, fraction, f"{seed} {draw}")
+            for fraction, draw in self._draws()
+        }
+
+    def _validation(self, train: dict, drawn: set[str], record: Path) -> dict:
         ids = {image["file_name"]: image["id"] for image in train["images"]}
-        free = sorted(ids.keys() - drawn)
+        chosen = self._chosen_earlier(record)
+        if chosen is None:
+            chosen = self._choose(sorted(ids.keys() - drawn))
+        if gone := len(set(chosen) - ids.keys()):
+            raise ValueError(
+                f"{gone} of the validation images chosen earlier ({record}) are not in "
+                f"{self.benchmark.data.train} any more. Name other folders for the output and the "
+                "results, to begin anew."
+            )
+        if taken := len(drawn.intersection(chosen)):
+            raise ValueError(
+                f"{taken} of the {len(chosen)} validation images, on which learning rates were "
+                "chosen, are in one of the draws: fractions or draws were added. Take that back, "
+                "or name other folders for the output and the results, to begin anew."
+            )
+        validation = subset(train, {ids[name] for name in chosen})
+        if not validation["annotations"]:
+            raise ValueError(
+                f"None of the {len(chosen)} validation images has a label: raise "
+                "data.validation_images."
+            )
+        write_json(record, chosen)
+        return validation
+
+    def _choose(self, free: list[str]) -> list[str]:
+        count, seed = self.benchmark.data.validation_images, self.benchmark.data.seed
         if len(free) < count:
             raise ValueError(
                 f"data.validation_images is {count}, but only {len(free)} images of "
                 f"{self.benchmark.data.train} are in no draw."
             )
-        chosen = random.Random(f"{seed} validation").sample(free, count)
-        validation = subset(train, {ids[name] for name in chosen})
-        if not validation["annotations"]:
+        return sorted(random.Random(f"{seed} validation").sample(free, count))
+
+    def _chosen_earlier(self, record: Path) -> list[str] | None:
+        """The validation images of the results and of this folder, where there are any."""
+        here = self.root / "validation.json"
+        ours = (
+            sorted(image["file_name"] for image in read_coco(here)["images"])
+            if here.exists()
+            else None
+        )
+        if not record.exists():
+            return ours
+        recorded = json.loads(record.read_text())
+        if ours is not None and ours != recorded:
             raise ValueError(
-                f"None of the {count} validation images has a label: raise data.validation_images."
+                f"{here} has other validation images than {record}: they are of different runs. "
+                "Name another folder for the output or for the results."
             )
-        return validation
+        return recorded
 
     def _link_unlabeled(self, held_out: dict[str, dict], progress: bool) -> None:
         """Links every unlabelled image that is not, nearly, one of the held-out splits (split ->

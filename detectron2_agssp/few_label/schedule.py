@@ -39,7 +39,8 @@ def run_benchmark(
         config_root: the repository's ``configs`` folder.
         output: folder of data, maps, weights and logs; may be lost, then what is still needed is
             made again.
-        results: folder of ``settings.json``, ``cells/*.json`` and ``candidates/*.json``.
+        results: folder of ``settings.json``, ``validation_images.json``, ``cells/*.json`` and
+            ``candidates/*.json``.
         jobs: processes. On a CPU, two processes of one thread do almost twice as much as one of
             two.
         validate_only: try the learning rates, and test nothing: to choose among variants.
@@ -54,7 +55,7 @@ def run_benchmark(
         check_settings(benchmark, folder)
     space = Workspace(benchmark, config_root, output, progress=jobs == 1)
     with _lock(Path(output) / "locks" / "data", wait=True):
-        space.data.prepare()
+        space.data.prepare(results)
     if jobs == 1:
         work(space, results, validate_only=validate_only)
         return

@@ -65,8 +65,8 @@ class Benchmark:
         data: the data set.
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
-        variants: further arms: name -> "arm", which it is like, an optional "title", and by stage
-            the keys that differ.
+        variants: further arms: name -> "arm", which it is like, an optional "title", whether its
+            fine-tuning is "longer", and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -96,8 +96,13 @@ class Benchmark:
             return ARMS[name]
         content = self.variants[name]
         options = {stage: content[stage] for stage in STAGES if stage in content}
-        title = content.get("title", name)
-        return replace(ARMS[content["arm"]], title=title, options=options)
+        arm = ARMS[content["arm"]]
+        return replace(
+            arm,
+            title=content.get("title", name),
+            longer=content.get("longer", arm.longer),
+            options=options,
+        )
 
     def titles(self) -> dict[str, str]:
         """Every arm's name -> its title, in the order of tables."""
@@ -178,7 +183,7 @@ def _check_keys(content: Mapping, known: set[str], where: str) -> None:
 
 def _check_values(benchmark: Benchmark) -> None:
     for name, content in benchmark.variants.items():
-        _check_keys(content, {"arm", "title", *STAGES}, f"variants.{name}")
+        _check_keys(content, {"arm", "title", "longer", *STAGES}, f"variants.{name}")
         if content.get("arm") not in ARMS or name in ARMS:
             raise ValueError(
                 f"variants.{name} must have a name of its own and name an arm of {list(ARMS)}, "

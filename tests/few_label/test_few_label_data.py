@@ -15,7 +15,7 @@ from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled
 
 def made(benchmark, root) -> BenchmarkData:
     data = BenchmarkData(benchmark, root / "data")
-    data.prepare(progress=False)
+    data.prepare(root, progress=False)
     return data
 
 
@@ -51,6 +51,32 @@ def test_the_same_settings_give_the_same_files(write_benchmark, tmp_path):
     second = made(write_benchmark(), tmp_path / "b")
     for path in first.root.glob("*.json"):
         assert path.read_bytes() == (second.root / path.name).read_bytes()
+
+
+def test_validation_images_stay_when_draws_are_added(write_benchmark, tmp_path):
+    chosen = names(made(write_benchmark(fractions=[25]), tmp_path).root / "validation.json")
+    recorded = tmp_path / "validation_images.json"
+    assert json.loads(recorded.read_text()) == sorted(chosen)
+    more = write_benchmark(fractions=[25, 75], draws=[0, 1, 2])
+    shutil.rmtree(tmp_path / "data")
+    data = made(more, tmp_path)
+    assert names(data.root / "validation.json") == chosen
+    assert not chosen & names(data.root / "labeled_75pct_draw2.json")
+    # Without the results, the output's.
+    recorded.unlink()
+    assert names(made(more, tmp_path).root / "validation.json") == chosen
+
+
+def test_validation_images_of_another_run_or_data_set(write_benchmark, tmp_path):
+    benchmark = write_benchmark(fractions=[10])
+    made(benchmark, tmp_path)
+    recorded = tmp_path / "validation_images.json"
+    recorded.write_text(json.dumps(["gone.png", *json.loads(recorded.read_text())[1:]]))
+    with pytest.raises(ValueError, match="other validation images"):
+        made(benchmark, tmp_path)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(ValueError, match="1 of the validation images chosen earlier"):
+        made(benchmark, tmp_path)
 
 
 def test_pretraining_sees_no_held_out_image(write_benchmark, tmp_path, sample_root, monkeypatch):
@@ -93,6 +119,10 @@ def test_given_draws_are_taken(write_benchmark, tmp_path, sample_root, monkeypat
     assert not chosen & names(data.root / "validation.json")
     with pytest.raises(FileNotFoundError, match="few_50_1"):
         made(write_benchmark(data={**settings, **labeled}), tmp_path / "other")
+    # A draw that was added has images on which rates were chosen.
+    shutil.copy(root / "annotations" / "train.json", given.with_name("few_50_1.json"))
+    with pytest.raises(ValueError, match=r"4 of the 4 validation images.* are in one of the draws"):
+        made(write_benchmark(data={**settings, **labeled}), tmp_path / "out")
 
 
 def test_too_few_images_for_validation_and_no_data_set(write_benchmark, tmp_path):

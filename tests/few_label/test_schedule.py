@@ -128,16 +128,20 @@ def test_results_of_other_settings_are_not_mixed(write_benchmark, tmp_path):
 
 def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchmark, tmp_path):
     arms = ["imagenet", "imagenet_longer", "agssp", "agdp"]
-    space = Workspace(write_benchmark(arms=arms), CONFIGS, tmp_path)
+    variants = {"agssp_longer": {"arm": "agssp", "longer": True}}
+    space = Workspace(write_benchmark(arms=arms, variants=variants), CONFIGS, tmp_path)
     names = [task.name for task in tasks_of(space)]
     assert names[0] == "maps"
     assert names[1:4] == ["pretraining_agbp", "pretraining_agssp", "pretraining_agdp"]
     assert names[4].startswith("imagenet_50pct_lr")
-    space.data.prepare(progress=False)
+    space.data.prepare(tmp_path, progress=False)
     plain = space.fine_tuning_config("imagenet", 50, 0, 1, 0.001)
     longer = space.fine_tuning_config("imagenet_longer", 50, 0, 1, 0.001)
     assert longer.SOLVER.MAX_ITER == plain.SOLVER.MAX_ITER + 5
     assert longer.OUTPUT_DIR != plain.OUTPUT_DIR
+    too = space.fine_tuning_config("agssp_longer", 50, 0, 1, 0.001)
+    assert too.SOLVER.MAX_ITER == longer.SOLVER.MAX_ITER
+    assert space.pretraining_of("agssp_longer") == space.pretraining_of("agssp")
     agbp, agssp = space.pretraining_of("agssp").chain
     assert str(space.weights_of(agbp)) == space.pretraining_config(agssp).MODEL.WEIGHTS
     (agdp,) = space.pretraining_of("agdp").chain
@@ -154,7 +158,7 @@ def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
     }
     benchmark = write_benchmark(variants=variants, arms=["agssp", *variants])
     space = Workspace(benchmark, CONFIGS, tmp_path)
-    space.data.prepare(progress=False)
+    space.data.prepare(tmp_path, progress=False)
     tasks = [task.name for task in tasks_of(space) if "lr" not in task.name]
     assert [re.sub(r"-[0-9a-f]{8}$", "-x", name) for name in tasks if "pct" not in name] == [
         "maps",
