@@ -6,6 +6,12 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+REQUIRED = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
+
 
 def read_coco(path: Path) -> dict:
     """A COCO file as a dict.
@@ -17,7 +23,11 @@ def read_coco(path: Path) -> dict:
         raise FileNotFoundError(f"There is no COCO file {str(path)!r}.")
     try:
         content = json.loads(path.read_text())
-        return {key: content[key] for key in ("images", "annotations", "categories")}
+        for key, fields in REQUIRED.items():
+            for record in content[key]:
+                for name in fields:
+                    record[name]  # or KeyError
+        return {key: content[key] for key in REQUIRED}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a COCO json ({type(error).__name__}: {error}).") from error
 

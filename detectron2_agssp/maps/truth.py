@@ -1,12 +1,13 @@
 """What is defect in an image: from a folder of masks, or from a COCO json."""
 
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from detectron2_agssp.data.coco import read_coco
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
 
@@ -55,19 +56,14 @@ class CocoTruth:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            content = json.loads(self.path.read_text())
-            self._names = {one["id"]: one["name"] for one in content["categories"]}
-            self._images = defaultdict(list)
-            for image in content["images"]:
-                self._images[os.path.basename(image["file_name"])].append(image)
-            self._labels = defaultdict(list)
-            for label in content["annotations"]:
-                self._labels[label["image_id"]].append(label)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a COCO json ({type(error).__name__}: {error})."
-            ) from error
+        content = read_coco(self.path)
+        self._names = {one["id"]: one["name"] for one in content["categories"]}
+        self._images = defaultdict(list)
+        for image in content["images"]:
+            self._images[os.path.basename(image["file_name"])].append(image)
+        self._labels = defaultdict(list)
+        for label in content["annotations"]:
+            self._labels[label["image_id"]].append(label)
 
     @property
     def num_images(self) -> int:

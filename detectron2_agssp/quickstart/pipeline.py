@@ -1,12 +1,11 @@
 """The quickstart's two runs: on a synthetic sample with labels, and on a folder without."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
-from detectron2_agssp.data.coco import register_coco, subset
+from detectron2_agssp.data.coco import read_coco, register_coco, subset
 from detectron2_agssp.data.synthetic import CLASSES, generate_sample_dataset
 from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
@@ -139,7 +138,7 @@ def _pretrain(config_root: Path, output: Path, images: Path, timings: Timings) -
 
 def _few_labels(annotations: Path, count: int) -> Path:
     """A COCO json with ``count`` of the labelled images that have defects, chosen by a seed."""
-    content = json.loads(annotations.read_text())
+    content = read_coco(annotations)
     labeled = sorted({annotation["image_id"] for annotation in content["annotations"]})
     chosen = set(np.random.default_rng(0).permutation(labeled)[:count].tolist())
     path = annotations.with_name(f"train_{count}.json")
