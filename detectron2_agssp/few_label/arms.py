@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 PRETRAINING_STAGES = ("agbp", "agdp")
@@ -17,7 +17,9 @@ class Arm:
         pretraining: the stages before fine-tuning, in order.
         random: start from random weights instead of the config's (ImageNet).
         longer: fine-tune for the benchmark's ``extra_iterations`` more.
-        options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ.
+        options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ; and
+            "box_maps": keys, beside AGBP's, of the maps that an AGBP run's backbone makes, for AGDP
+            to cut its boxes from instead of those of "maps".
     """
 
     title: str
@@ -40,27 +42,44 @@ ARMS = {
 
 
 @dataclass(frozen=True)
+class Maps:
+    """A folder of anomaly maps.
+
+    Attributes:
+        name: of the folder.
+        options: keys that differ.
+        start: the AGBP run whose backbone makes them, if one does.
+    """
+
+    name: str
+    options: dict[str, Any]
+    start: "Pretraining | None" = None
+
+
+@dataclass(frozen=True)
 class Pretraining:
     """A pretraining run, and the runs that it builds on; arms that need the same one share it.
 
     Attributes:
         name: of its folder.
-        map_name: of the folder of its anomaly maps.
+        maps: its anomaly maps.
         stage: whose settings it has: the last of its arm's stages so far.
         start: the run that it starts from; None for the config's weights.
-        options: stage -> keys that differ, of this run and its maps.
+        options: keys that differ.
     """
 
     name: str
-    map_name: str
+    maps: Maps
     stage: str
     start: "Pretraining | None"
-    options: dict[str, dict[str, Any]]
+    options: dict[str, Any]
 
     @property
     def chain(self) -> "tuple[Pretraining, ...]":
         """The runs that it consists of, in order, itself the last."""
-        return (*(self.start.chain if self.start else ()), self)
+        needed = [run for run in (self.start, self.maps.start) if run]
+        before = {one.name: one for run in needed for one in run.chain}
+        return (*before.values(), self)
 
 
 def pretraining_of(arm: Arm) -> Pretraining | None:
@@ -69,12 +88,18 @@ def pretraining_of(arm: Arm) -> Pretraining | None:
     for count, stage in enumerate(arm.pretraining, start=1):
         stages = arm.pretraining[:count]
         shared = next(key for key, one in ARMS.items() if one.pretraining == stages)
+        keys = ("maps", *stages)
+        maps = Maps(_name("maps", arm, ("maps",)), arm.options.get("maps", {}))
+        if stage == "agdp" and "box_maps" in arm.options:
+            first_round = pretraining_of(replace(arm, pretraining=("agbp",)))
+            keys = ("maps", "agbp", "box_maps", "agdp")
+            maps = Maps(_name("box_maps", arm, keys[:3]), arm.options["box_maps"], first_round)
         run = Pretraining(
-            name=_name(shared, arm, ("maps", *stages)),
-            map_name=_name("maps", arm, ("maps",)),
+            name=_name(shared, arm, keys),
+            maps=maps,
             stage=stage,
             start=run,
-            options={key: arm.options[key] for key in ("maps", stage) if key in arm.options},
+            options=arm.options.get(stage, {}),
         )
     return run
 

@@ -12,6 +12,7 @@ from detectron2_agssp.few_label.arms import ARMS, Arm
 from detectron2_agssp.utils.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
+VARIANT_KEYS = (*STAGES, "box_maps")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", and by stage the keys that differ.
+            fine-tuning is "longer", and by stage (and as "box_maps") the keys that differ; see
+            :class:`~detectron2_agssp.few_label.arms.Arm`.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -95,7 +97,7 @@ class Benchmark:
         if name in ARMS:
             return ARMS[name]
         content = self.variants[name]
-        options = {stage: content[stage] for stage in STAGES if stage in content}
+        options = {stage: content[stage] for stage in VARIANT_KEYS if stage in content}
         arm = ARMS[content["arm"]]
         return replace(
             arm,
@@ -183,12 +185,14 @@ def _check_keys(content: Mapping, known: set[str], where: str) -> None:
 
 def _check_values(benchmark: Benchmark) -> None:
     for name, content in benchmark.variants.items():
-        _check_keys(content, {"arm", "title", "longer", *STAGES}, f"variants.{name}")
+        _check_keys(content, {"arm", "title", "longer", *VARIANT_KEYS}, f"variants.{name}")
         if content.get("arm") not in ARMS or name in ARMS:
             raise ValueError(
                 f"variants.{name} must have a name of its own and name an arm of {list(ARMS)}, "
                 f"got {content.get('arm')!r}."
             )
+        if "box_maps" in content and "agdp" not in ARMS[content["arm"]].pretraining:
+            raise ValueError(f"variants.{name} has box_maps, but {content['arm']} has no AGDP.")
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from detectron2_agssp.few_label.arms import REFERENCE, Pretraining
+from detectron2_agssp.few_label.arms import REFERENCE, Maps, Pretraining
 from detectron2_agssp.few_label.data import labeled_split
 from detectron2_agssp.few_label.training import Workspace
 from detectron2_agssp.utils.files import write_json
@@ -14,22 +14,23 @@ from detectron2_agssp.utils.files import write_json
 
 @dataclass(frozen=True)
 class MapTask:
-    """The anomaly maps of a pretraining run."""
+    """A folder of anomaly maps."""
 
-    pretraining: Pretraining
+    maps: Maps
 
     @property
     def name(self) -> str:
-        return self.pretraining.map_name
+        return self.maps.name
 
     def done(self, space: Workspace, results: Path) -> bool:
-        return space.maps_done(self.pretraining)
+        return space.maps_done(self.maps)
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        return True
+        start = self.maps.start
+        return start is None or space.weights_of(start).exists()
 
     def run(self, space: Workspace, results: Path) -> str:
-        space.make_maps(self.pretraining)
+        space.make_maps(self.maps)
         return "maps made"
 
 
@@ -49,7 +50,7 @@ class PretrainingTask:
     def ready(self, space: Workspace, results: Path) -> bool:
         start = self.pretraining.start
         started = start is None or space.weights_of(start).exists()
-        return started and space.maps_done(self.pretraining)
+        return started and space.maps_done(self.pretraining.maps)
 
     def run(self, space: Workspace, results: Path) -> str:
         space.pretrain(self.pretraining)
@@ -160,7 +161,7 @@ def tasks_of(space: Workspace, *, validate_only: bool = False) -> Iterator[Task]
     starts = filter(None, (space.pretraining_of(arm) for arm in benchmark.arms))
     # By name, in order: arms share what they have in common.
     runs = {run.name: run for start in starts for run in start.chain}
-    yield from {run.map_name: MapTask(run) for run in runs.values()}.values()
+    yield from {run.maps.name: MapTask(run.maps) for run in runs.values()}.values()
     yield from (PretrainingTask(run) for run in runs.values())
     # The reference first: everything is compared with it.
     arms = sorted(benchmark.arms, key=lambda arm: arm != REFERENCE)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.few_label.arms import Pretraining, pretraining_of
+from detectron2_agssp.few_label.arms import Maps, Pretraining, pretraining_of
 from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
 from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.maps.box_types import find_types, types_path
@@ -43,25 +43,28 @@ class Workspace:
         self.output, self.progress = Path(output), progress
         self.data = BenchmarkData(benchmark, self.output / "data")
 
-    def map_root(self, run: Pretraining) -> Path:
-        return self.output / run.map_name
+    def map_root(self, maps: Maps) -> Path:
+        return self.output / maps.name
 
-    def maps_done(self, run: Pretraining) -> bool:
-        return (self.output / f"{run.map_name}.done").exists()
+    def maps_done(self, maps: Maps) -> bool:
+        return (self.output / f"{maps.name}.done").exists()
 
-    def make_maps(self, run: Pretraining) -> None:
-        """Anomaly maps, for this run, of the images that pretraining may see."""
-        cfg = self._config("maps", self.output, run.options.get("maps", {}))
-        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root(run), progress=self.progress)
-        (self.output / f"{run.map_name}.done").touch()
+    def make_maps(self, maps: Maps) -> None:
+        """Anomaly maps of the images that pretraining may see."""
+        cfg = self._config("maps", self.output, maps.options)
+        if maps.start:
+            weights = {"MODEL.WEIGHTS": str(self.weights_of(maps.start))}
+            cfg = self._config("agbp", self.output, {**weights, **maps.options})
+        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root(maps), progress=self.progress)
+        (self.output / f"{maps.name}.done").touch()
 
     def weights_of(self, run: Pretraining) -> Path:
         return self.output / "pretraining" / run.name / "model_final.pth"
 
     def pretrain(self, run: Pretraining) -> None:
         """Trains one run, from the weights of the one before it."""
-        map_root = self.map_root(run)
-        self.data.register_maps(run.map_name, map_root)
+        map_root = self.map_root(run.maps)
+        self.data.register_maps(run.maps.name, map_root)
         cfg = self.pretraining_config(run)
         num_types = cfg.AGSSP.BOXES.TYPES
         if num_types > 1 and not types_path(map_root, num_types).exists():
@@ -70,14 +73,14 @@ class Workspace:
         _remove_intermediate(self.weights_of(run).parent)
 
     def pretraining_config(self, run: Pretraining) -> CfgNode:
-        split = {"agbp": run.map_name, "agdp": f"{run.map_name}_boxes"}[run.stage]
+        split = {"agbp": run.maps.name, "agdp": f"{run.maps.name}_boxes"}[run.stage]
         overrides = {"DATASETS.TRAIN": (self.data.name_of(split),), "DATASETS.TEST": ()}
         if run.start:
             overrides["MODEL.WEIGHTS"] = str(self.weights_of(run.start))
         elif run.stage == "agdp":
             # The shipped config starts from AGBP; here the start is what fine-tuning has.
             overrides["MODEL.WEIGHTS"] = self._config("finetune", "", {}).MODEL.WEIGHTS
-        overrides.update(run.options.get(run.stage, {}))
+        overrides.update(run.options)
         return self._config(run.stage, self.weights_of(run).parent, overrides)
 
     def pretraining_of(self, arm: str) -> Pretraining | None:

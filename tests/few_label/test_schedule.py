@@ -148,6 +148,33 @@ def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchma
     assert space.pretraining_config(agdp).MODEL.WEIGHTS == plain.MODEL.WEIGHTS
 
 
+def test_boxes_of_a_second_round(write_benchmark, tmp_path):
+    """AGDP's boxes are cut from maps that the AGBP backbone makes, whatever AGDP starts from."""
+    energy = {
+        "AGSSP.SCORER.NAME": "energy",
+        "AGSSP.SCORER.FEATURES": "detectron2",
+        "AGSSP.SCORER.IN_FEATURES": ["res4"],
+        "AGSSP.SCORER.IMAGE_SIZE": 64,
+    }
+    variants = {
+        "agdp_energy": {"arm": "agdp", "box_maps": energy},
+        "agssp_energy": {"arm": "agssp", "box_maps": energy},
+    }
+    benchmark = write_benchmark(
+        variants=variants, arms=[*variants], draws=[0], learning_rates=[0.001]
+    )
+    space = Workspace(benchmark, CONFIGS, tmp_path)
+    alone, both = (space.pretraining_of(arm) for arm in variants)
+    assert alone.maps == both.maps
+    assert both.start == alone.maps.start
+    assert [run.stage for run in alone.chain] == [run.stage for run in both.chain]
+    assert len(run(benchmark, tmp_path)) == 2
+    scorer = json.loads((tmp_path / "out" / alone.maps.name / "scorer.json").read_text())
+    assert scorer["scorer"] == "energy"
+    assert space.pretraining_config(alone).MODEL.WEIGHTS == ""
+    assert not list((tmp_path / "out" / "pretraining").glob("agdp"))
+
+
 def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
     variants = {
         "longer_agdp": {"arm": "agssp", "title": "AGDP x 2", "agdp": {"SOLVER.MAX_ITER": 9}},

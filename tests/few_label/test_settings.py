@@ -20,8 +20,8 @@ def test_shipped_files_load_and_their_stages_exist(path):
             assert 0 < cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER / 2
     for name in benchmark.variants:
         for stage, options in benchmark.arm(name).options.items():
-            changed = {**benchmark.stages[stage].options, **options}
-            run_config(CONFIGS / benchmark.stages[stage].config, "", changed)
+            base = benchmark.stages["agbp" if stage == "box_maps" else stage]
+            run_config(CONFIGS / base.config, "", {**base.options, **options})
     finetune = benchmark.stages["finetune"]
     run_config(CONFIGS / finetune.config, "", {**finetune.options, **benchmark.random_options})
     assert {"imagenet", "agssp"} <= set(benchmark.arms)
@@ -38,6 +38,7 @@ def test_there_are_shipped_files():
         ({"variants": {"agssp": {"arm": "agdp"}}}, "variants.agssp must have a name of its own"),
         ({"variants": {"x": {"arm": "y"}}}, "variants.x must .* name an arm of .*, got 'y'"),
         ({"variants": {"x": {"arm": "agdp", "AGDP": {}}}}, r"variants.x has the unknown keys"),
+        ({"variants": {"x": {"arm": "agbp", "box_maps": {}}}}, "box_maps, but agbp has no AGDP"),
         ({"arms": []}, "arms must be a list without repetitions"),
         ({"draws": [0, 0]}, r"draws must be a list without repetitions, got \[0, 0\]"),
         ({"fractions": [10, 120]}, r"fractions are percents in \(0, 100\], got \[10, 120\]"),
