@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-PRETRAINING_STAGES = ("agbp", "agdp")
 
 
 @dataclass(frozen=True)
@@ -17,9 +15,10 @@ class Arm:
         pretraining: the stages before fine-tuning, in order.
         random: start from random weights instead of the config's (ImageNet).
         longer: fine-tune for the benchmark's ``extra_iterations`` more.
-        options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ; and
-            "box_maps": keys, beside AGBP's, of the maps that an AGBP run's backbone makes, for AGDP
-            to cut its boxes from instead of those of "maps".
+        options: of a variant, stage ("maps", "agbp", "agdp", "finetune") -> keys that differ.
+        energy_maps: of a variant, keys, beside AGBP's, of maps that an AGBP run's backbone makes:
+            AGDP cuts its boxes from those, and AGBP's later rounds learn them.
+        rounds: of AGBP, each from the same weights.
     """
 
     title: str
@@ -27,6 +26,8 @@ class Arm:
     random: bool = False
     longer: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    energy_maps: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 1
 
 
 # The reference of paired differences.
@@ -85,28 +86,41 @@ class Pretraining:
 def pretraining_of(arm: Arm) -> Pretraining | None:
     """The run that an arm is fine-tuned from, if any."""
     run = None
-    for count, stage in enumerate(arm.pretraining, start=1):
-        stages = arm.pretraining[:count]
-        shared = next(key for key, one in ARMS.items() if one.pretraining == stages)
-        keys = ("maps", *stages)
-        maps = Maps(_name("maps", arm, ("maps",)), arm.options.get("maps", {}))
-        if stage == "agdp" and "box_maps" in arm.options:
-            first_round = pretraining_of(replace(arm, pretraining=("agbp",)))
-            keys = ("maps", "agbp", "box_maps", "agdp")
-            maps = Maps(_name("box_maps", arm, keys[:3]), arm.options["box_maps"], first_round)
-        run = Pretraining(
-            name=_name(shared, arm, keys),
-            maps=maps,
-            stage=stage,
-            start=run,
-            options=arm.options.get(stage, {}),
-        )
+    if "agbp" in arm.pretraining:
+        run = _distillation(arm, arm.rounds)
+    if "agdp" in arm.pretraining:
+        if arm.energy_maps:
+            maps = _maps(arm, arm.rounds)
+            keys = ("maps", "agbp", "agdp")
+        else:
+            maps = _maps(arm, 0)
+            keys = ("maps", *arm.pretraining)
+        shared = next(key for key, one in ARMS.items() if one.pretraining == arm.pretraining)
+        name = _name(shared, arm, keys, arm.rounds if arm.energy_maps else 0)
+        run = Pretraining(name, maps, "agdp", run, arm.options.get("agdp", {}))
     return run
 
 
-def _name(shared: str, arm: Arm, keys: tuple[str, ...]) -> str:
-    """With a digest of the arm's options, if it has any: the same options, the same run."""
-    changed = {key: arm.options[key] for key in keys if arm.options.get(key)}
+def _distillation(arm: Arm, rounds: int) -> Pretraining:
+    """AGBP's run of the given round, from 1."""
+    name = _name("agbp", arm, ("maps", "agbp"), rounds - 1)
+    return Pretraining(name, _maps(arm, rounds - 1), "agbp", None, arm.options.get("agbp", {}))
+
+
+def _maps(arm: Arm, rounds: int) -> Maps:
+    """The maps after so many rounds of AGBP; after none, the scorer's own."""
+    if rounds == 0:
+        return Maps(_name("maps", arm, ("maps",)), arm.options.get("maps", {}))
+    name = _name("energy_maps", arm, ("maps", "agbp"), rounds)
+    return Maps(name, arm.energy_maps, _distillation(arm, rounds))
+
+
+def _name(shared: str, arm: Arm, keys: tuple[str, ...], rounds: int = 0) -> str:
+    """With a digest of the arm's options, if it has any: the same options, the same run. After
+    rounds of AGBP, those of its maps count too."""
+    changed: dict[str, Any] = {key: arm.options[key] for key in keys if arm.options.get(key)}
+    if rounds:
+        changed["energy_maps"], changed["rounds"] = arm.energy_maps, rounds
     if not changed:
         return shared
     content = json.dumps(changed, sort_keys=True).encode()

@@ -12,7 +12,7 @@ from detectron2_agssp.few_label.arms import ARMS, Arm
 from detectron2_agssp.utils.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
-VARIANT_KEYS = (*STAGES, "box_maps")
+VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", *STAGES}
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", and by stage (and as "box_maps") the keys that differ; see
-            :class:`~detectron2_agssp.few_label.arms.Arm`.
+            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP (see
+            :class:`~detectron2_agssp.few_label.arms.Arm`), and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -97,13 +97,15 @@ class Benchmark:
         if name in ARMS:
             return ARMS[name]
         content = self.variants[name]
-        options = {stage: content[stage] for stage in VARIANT_KEYS if stage in content}
+        options = {stage: content[stage] for stage in STAGES if stage in content}
         arm = ARMS[content["arm"]]
         return replace(
             arm,
             title=content.get("title", name),
             longer=content.get("longer", arm.longer),
             options=options,
+            energy_maps=content.get("energy_maps", {}),
+            rounds=content.get("rounds", 1),
         )
 
     def titles(self) -> dict[str, str]:
@@ -185,14 +187,18 @@ def _check_keys(content: Mapping, known: set[str], where: str) -> None:
 
 def _check_values(benchmark: Benchmark) -> None:
     for name, content in benchmark.variants.items():
-        _check_keys(content, {"arm", "title", "longer", *VARIANT_KEYS}, f"variants.{name}")
+        _check_keys(content, VARIANT_KEYS, f"variants.{name}")
         if content.get("arm") not in ARMS or name in ARMS:
             raise ValueError(
                 f"variants.{name} must have a name of its own and name an arm of {list(ARMS)}, "
                 f"got {content.get('arm')!r}."
             )
-        if "box_maps" in content and "agdp" not in ARMS[content["arm"]].pretraining:
-            raise ValueError(f"variants.{name} has box_maps, but {content['arm']} has no AGDP.")
+        rounds = content.get("rounds", 1)
+        if rounds < 1 or (rounds > 1 and not content.get("energy_maps")):
+            raise ValueError(
+                f"variants.{name}.rounds must be at least 1, and above 1 needs energy_maps, "
+                f"got {rounds}."
+            )
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:

@@ -148,8 +148,9 @@ def test_what_others_need_comes_first_and_the_longer_arm_is_longer(write_benchma
     assert space.pretraining_config(agdp).MODEL.WEIGHTS == plain.MODEL.WEIGHTS
 
 
-def test_boxes_of_a_second_round(write_benchmark, tmp_path):
-    """AGDP's boxes are cut from maps that the AGBP backbone makes, whatever AGDP starts from."""
+def test_rounds_of_agbp(write_benchmark, tmp_path):
+    """The boxes are cut from maps that the AGBP backbone makes, whatever AGDP starts from, and the
+    second round of AGBP learns those of the first."""
     energy = {
         "AGSSP.SCORER.NAME": "energy",
         "AGSSP.SCORER.FEATURES": "detectron2",
@@ -157,22 +158,28 @@ def test_boxes_of_a_second_round(write_benchmark, tmp_path):
         "AGSSP.SCORER.IMAGE_SIZE": 64,
     }
     variants = {
-        "agdp_energy": {"arm": "agdp", "box_maps": energy},
-        "agssp_energy": {"arm": "agssp", "box_maps": energy},
+        "once": {"arm": "agssp", "energy_maps": energy},
+        "agdp_twice": {"arm": "agdp", "energy_maps": energy, "rounds": 2},
+        "twice": {"arm": "agssp", "energy_maps": energy, "rounds": 2},
     }
-    benchmark = write_benchmark(
-        variants=variants, arms=[*variants], draws=[0], learning_rates=[0.001]
-    )
-    space = Workspace(benchmark, CONFIGS, tmp_path)
-    alone, both = (space.pretraining_of(arm) for arm in variants)
-    assert alone.maps == both.maps
-    assert both.start == alone.maps.start
-    assert [run.stage for run in alone.chain] == [run.stage for run in both.chain]
-    assert len(run(benchmark, tmp_path)) == 2
-    scorer = json.loads((tmp_path / "out" / alone.maps.name / "scorer.json").read_text())
-    assert scorer["scorer"] == "energy"
-    assert space.pretraining_config(alone).MODEL.WEIGHTS == ""
-    assert not list((tmp_path / "out" / "pretraining").glob("agdp"))
+    arms = ["agbp", *variants]
+    benchmark = write_benchmark(variants=variants, arms=arms, draws=[0], learning_rates=[0.001])
+    space = Workspace(benchmark, CONFIGS, tmp_path / "out")
+    agbp, once, agdp, twice = (space.pretraining_of(arm) for arm in arms)
+    assert once.start == once.maps.start == agbp
+    assert agdp.start is None
+    assert agdp.maps == twice.maps
+    second = twice.start
+    assert second == twice.maps.start
+    assert second.maps == once.maps
+    assert second.start is None
+    assert twice.chain == (agbp, second, twice)
+    assert agdp.chain == (agbp, second, agdp)
+    assert len({run.name for run in (agbp, second, once, agdp, twice)}) == 5
+    assert len(run(benchmark, tmp_path)) == 4
+    for maps, name in ((agbp.maps, "mahalanobis"), (once.maps, "energy"), (twice.maps, "energy")):
+        scorer = json.loads((space.map_root(maps) / "scorer.json").read_text())
+        assert scorer["scorer"] == name
 
 
 def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):

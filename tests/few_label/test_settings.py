@@ -20,8 +20,11 @@ def test_shipped_files_load_and_their_stages_exist(path):
             assert 0 < cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER / 2
     for name in benchmark.variants:
         for stage, options in benchmark.arm(name).options.items():
-            base = benchmark.stages["agbp" if stage == "box_maps" else stage]
-            run_config(CONFIGS / base.config, "", {**base.options, **options})
+            changed = {**benchmark.stages[stage].options, **options}
+            run_config(CONFIGS / benchmark.stages[stage].config, "", changed)
+        agbp = benchmark.stages["agbp"]
+        changed = {**agbp.options, **benchmark.arm(name).energy_maps}
+        run_config(CONFIGS / agbp.config, "", changed)
     finetune = benchmark.stages["finetune"]
     run_config(CONFIGS / finetune.config, "", {**finetune.options, **benchmark.random_options})
     assert {"imagenet", "agssp"} <= set(benchmark.arms)
@@ -38,7 +41,7 @@ def test_there_are_shipped_files():
         ({"variants": {"agssp": {"arm": "agdp"}}}, "variants.agssp must have a name of its own"),
         ({"variants": {"x": {"arm": "y"}}}, "variants.x must .* name an arm of .*, got 'y'"),
         ({"variants": {"x": {"arm": "agdp", "AGDP": {}}}}, r"variants.x has the unknown keys"),
-        ({"variants": {"x": {"arm": "agbp", "box_maps": {}}}}, "box_maps, but agbp has no AGDP"),
+        ({"variants": {"x": {"arm": "agbp", "rounds": 2}}}, "x.rounds must .* energy_maps, got 2"),
         ({"arms": []}, "arms must be a list without repetitions"),
         ({"draws": [0, 0]}, r"draws must be a list without repetitions, got \[0, 0\]"),
         ({"fractions": [10, 120]}, r"fractions are percents in \(0, 100\], got \[10, 120\]"),
