@@ -21,6 +21,20 @@ def by_arm(cells: list[dict], titles: dict[str, str]) -> dict[str, list[dict]]:
     return {arm: groups[arm] for arm in titles if arm in groups}
 
 
+def _styles(cells: list[dict], titles: dict[str, str]) -> dict[str, dict]:
+    """Arm -> how its line is drawn, the same in every panel."""
+    return {
+        arm: {
+            "label": titles[arm],
+            "color": f"C{index % 10}",
+            "linestyle": "-" if index < 10 else "--",
+            "linewidth": WIDTHS[arm],
+            "marker": "o",
+        }
+        for index, arm in enumerate(by_arm(cells, titles))
+    }
+
+
 def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) -> None:
     """AP and AP50 on the test images over the labelled share, one line an arm, with bars of one
     standard deviation.
@@ -31,7 +45,7 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
         path: of the PNG file.
     """
     figure = _figure(2)
-    arms = by_arm(cells, titles)
+    arms, styles = by_arm(cells, titles), _styles(cells, titles)
     fractions = sorted({cell["fraction"] for cell in cells})
     for axes, metric in zip(figure.subplots(1, 2), ("AP", "AP50"), strict=True):
         for index, (arm, of_arm) in enumerate(arms.items()):
@@ -45,10 +59,8 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
                 [position + shift for position in known],
                 [np.mean(by_fraction[one]) for one in known],
                 yerr=[_deviation(by_fraction[one]) for one in known],
-                label=titles[arm],
-                marker="o",
                 capsize=3,
-                linewidth=WIDTHS[arm],
+                **styles[arm],
             )
         axes.set_xticks(range(len(fractions)), [f"{one:g}" for one in fractions])
         axes.set_xlabel("labelled images, % of the training set")
@@ -62,7 +74,7 @@ def plot_curves(cells: list[dict], titles: dict[str, str], path: str | Path) -> 
     """AP on the validation images over the iterations of fine-tuning, mean over draws and seeds;
     one panel a labelled share, one line an arm. Arguments as of :func:`plot_fractions`."""
     fractions = sorted({cell["fraction"] for cell in cells})
-    figure = _figure(len(fractions))
+    figure, styles = _figure(len(fractions)), _styles(cells, titles)
     panels = figure.subplots(1, len(fractions), squeeze=False)[0]
     for axes, fraction in zip(panels, fractions, strict=True):
         of_fraction = [cell for cell in cells if cell["fraction"] == fraction]
@@ -73,7 +85,7 @@ def plot_curves(cells: list[dict], titles: dict[str, str], path: str | Path) -> 
                     curve[iteration].append(ap)
             iterations = sorted(curve)
             means = [np.mean(curve[one]) for one in iterations]
-            axes.plot(iterations, means, label=titles[arm], marker="o", linewidth=WIDTHS[arm])
+            axes.plot(iterations, means, **styles[arm])
         axes.set_title(f"{fraction:g} % of the labels")
         axes.set_xlabel("iterations of fine-tuning")
         axes.set_ylabel("AP on validation images, %")
@@ -88,7 +100,7 @@ def _deviation(values: list[float]) -> float:
 
 def _figure(panels: int) -> Figure:
     # Without pyplot, which would choose a display.
-    figure = Figure(figsize=(1.5 + 4.5 * panels, 4), layout="constrained")
+    figure = Figure(figsize=(max(4.5 * panels, 9), 5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -96,7 +108,11 @@ def _figure(panels: int) -> Figure:
 def _save(figure: Figure, path: str | Path) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    # A panel may lack some arms.
+    lines = {}
+    for axes in figure.axes:
+        lines.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
     with atomic_path(path) as temporary:
         # Without the version in the file, the same cells give the same bytes.
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})

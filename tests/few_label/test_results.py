@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from detectron2_agssp.few_label import plots
 from detectron2_agssp.few_label.results import (
     paired_difference,
     read_cells,
@@ -82,3 +83,31 @@ def test_files_are_written_and_the_same_each_time(write_benchmark, results):
 def test_no_cell_yet(write_benchmark, tmp_path):
     assert "No cell is finished yet" in write_report(write_benchmark(), tmp_path)
     assert not (tmp_path / "plot.png").exists()
+
+
+@pytest.mark.parametrize("plot", [plots.plot_curves, plots.plot_fractions])
+def test_an_arm_has_one_colour_in_all_panels(plot, monkeypatch, tmp_path):
+    """Also where a panel lacks the arms before it; and all of them are in the legend."""
+    arms = {"random": (10,), "imagenet": (1, 10), "agssp": (1,)}
+    cells = [
+        {"arm": arm, "fraction": fraction, "test": {"AP": 2, "AP50": 4}, "curve": [[9, 1.0, 2.0]]}
+        for arm, fractions in arms.items()
+        for fraction in fractions
+    ]
+    titles = {"random": "random", "imagenet": "ImageNet", "agdp": "AGDP", "agssp": "AGSSP"}
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plot(cells, titles, tmp_path / "plot.png")
+    monkeypatch.undo()
+    (figure,) = figures
+    plots._save(figure, tmp_path / "plot.png")
+    colors = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            line = handle if hasattr(handle, "get_color") else handle.lines[0]
+            colors.setdefault(label, set()).add(line.get_color())
+    assert set(colors) == {"random", "ImageNet", "AGSSP"}
+    assert all(len(of_arm) == 1 for of_arm in colors.values())
+    assert len(set.union(*colors.values())) == 3
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(colors)
