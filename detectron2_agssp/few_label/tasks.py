@@ -26,8 +26,7 @@ class MapTask:
         return space.maps_done(self.maps)
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        start = self.maps.start
-        return start is None or space.weights_of(start).exists()
+        return space.is_trained(self.maps.start)
 
     def run(self, space: Workspace, results: Path) -> str:
         space.make_maps(self.maps)
@@ -45,12 +44,10 @@ class PretrainingTask:
         return f"pretraining_{self.pretraining.name}"
 
     def done(self, space: Workspace, results: Path) -> bool:
-        return space.weights_of(self.pretraining).exists()
+        return space.is_trained(self.pretraining)
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        start = self.pretraining.start
-        started = start is None or space.weights_of(start).exists()
-        return started and space.maps_done(self.pretraining.maps)
+        return space.is_trained(self.pretraining.start) and space.maps_done(self.pretraining.maps)
 
     def run(self, space: Workspace, results: Path) -> str:
         space.pretrain(self.pretraining)
@@ -85,8 +82,7 @@ class CandidateTask(_RecordedTask):
         return f"{self.arm}_{self.fraction:g}pct_lr{self.learning_rate:g}"
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        start = space.pretraining_of(self.arm)
-        return start is None or space.weights_of(start).exists()
+        return space.is_trained(space.pretraining_of(self.arm))
 
     def run(self, space: Workspace, results: Path) -> str:
         benchmark = space.benchmark

@@ -51,15 +51,20 @@ class Workspace:
 
     def make_maps(self, maps: Maps) -> None:
         """Anomaly maps of the images that pretraining may see."""
-        cfg = self._config("maps", self.output, maps.options)
+        stage, overrides = "maps", maps.options
         if maps.start:
-            weights = {"MODEL.WEIGHTS": str(self.weights_of(maps.start))}
-            cfg = self._config("agbp", self.output, {**weights, **maps.options})
+            stage = "agbp"
+            overrides = {"MODEL.WEIGHTS": str(self.weights_of(maps.start)), **overrides}
+        cfg = self._config(stage, self.output, overrides)
         generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root(maps), progress=self.progress)
         (self.output / f"{maps.name}.done").touch()
 
     def weights_of(self, run: Pretraining) -> Path:
         return self.output / "pretraining" / run.name / "model_final.pth"
+
+    def is_trained(self, run: Pretraining | None) -> bool:
+        """Whether the weights are there to start from; without a run, the config's always are."""
+        return run is None or self.weights_of(run).exists()
 
     def pretrain(self, run: Pretraining) -> None:
         """Trains one run, from the weights of the one before it."""

@@ -257,6 +257,9 @@ class FakeSpace:
     def pretraining_of(self, arm):
         return None
 
+    def is_trained(self, run):
+        return run is None
+
     def fine_tuning_config(self, arm, fraction, draw, seed, rate):
         self.rate = rate
 

@@ -70,6 +70,7 @@ def test_names_that_could_be_two_images(tmp_path):
         "",
         "[]",
         "{}",
+        '{"images": [{}]}',
         '{"images": [{}], "annotations": [], "categories": []}',
         '{"images": [], "annotations": [{"image_id": 1}], "categories": []}',
         '{"images": [], "annotations": [], "categories": [1]}',
