@@ -117,7 +117,7 @@ class Benchmark:
 
     def fingerprint(self) -> dict:
         """What results of one table have in common; arms, variants, fractions, draws and seeds may
-        be added later."""
+        be added later, and a variant's title may change."""
         return {
             "data": asdict(self.data),
             "stages": {name: asdict(stage) for name, stage in self.stages.items()},
@@ -125,7 +125,10 @@ class Benchmark:
             "random_options": self.random_options,
             "extra_iterations": self.extra_iterations,
             "validations": self.validations,
-            "variants": self.variants,
+            "variants": {
+                name: {key: value for key, value in content.items() if key != "title"}
+                for name, content in self.variants.items()
+            },
         }
 
 

@@ -218,10 +218,11 @@ def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
     assert benchmark.titles()["longer_agdp"] == "AGDP x 2"
 
 
-def test_a_variant_may_be_added_but_not_changed(write_benchmark, tmp_path):
+def test_a_variant_may_be_added_and_renamed_but_not_changed(write_benchmark, tmp_path):
     one = {"long": {"arm": "agdp", "agdp": {"SOLVER.MAX_ITER": 9}}}
     check_settings(write_benchmark(), tmp_path)
     check_settings(write_benchmark(variants=one), tmp_path)
+    check_settings(write_benchmark(variants={"long": {**one["long"], "title": "Long"}}), tmp_path)
     check_settings(write_benchmark(), tmp_path)
     other = {"long": {"arm": "agdp", "agdp": {"SOLVER.MAX_ITER": 8}}}
     with pytest.raises(ValueError, match=r"of variants\.long\.agdp\.SOLVER\.MAX_ITER; one table"):
