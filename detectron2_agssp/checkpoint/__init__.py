@@ -3,5 +3,12 @@
 from detectron2_agssp.checkpoint.export import export_backbone
 from detectron2_agssp.checkpoint.loading import BackboneCoverageError
 from detectron2_agssp.checkpoint.openmmlab import convert_openmmlab
+from detectron2_agssp.checkpoint.spreading import spread_checkpoint, spread_classes
 
-__all__ = ["BackboneCoverageError", "convert_openmmlab", "export_backbone"]
+__all__ = [
+    "BackboneCoverageError",
+    "convert_openmmlab",
+    "export_backbone",
+    "spread_checkpoint",
+    "spread_classes",
+]

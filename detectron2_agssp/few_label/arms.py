@@ -19,6 +19,8 @@ class Arm:
         energy_maps: of a variant, keys, beside AGBP's, of maps that an AGBP run's backbone makes:
             AGDP cuts its boxes from those, and AGBP's later rounds learn them.
         rounds: of AGBP, each from the same weights.
+        spread: fine-tuning starts with AGDP's class predictors, too; see
+            :func:`~detectron2_agssp.checkpoint.spread_classes`.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Arm:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy_maps: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
+    spread: bool = False
 
 
 # The reference of paired differences.

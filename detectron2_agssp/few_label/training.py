@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from detectron2_agssp.checkpoint import spread_checkpoint
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.few_label.arms import Maps, Pretraining, pretraining_of
@@ -98,7 +99,8 @@ class Workspace:
         chosen = self.benchmark.arm(arm)
         key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
         num_classes = self.data.num_classes()
-        iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
+        shipped = self._config("finetune", "", {})
+        iterations = shipped.SOLVER.MAX_ITER
         if chosen.longer:
             iterations += self.benchmark.extra_iterations
         overrides = {
@@ -115,7 +117,11 @@ class Workspace:
             overrides.update(self.benchmark.random_options)
         start = self.pretraining_of(arm)
         if start:
-            overrides["MODEL.WEIGHTS"] = str(self.weights_of(start))
+            weights = self.weights_of(start)
+            if chosen.spread:
+                agnostic = shipped.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+                weights = _spread(weights, num_classes, agnostic)
+            overrides["MODEL.WEIGHTS"] = str(weights)
         overrides.update(chosen.options.get("finetune", {}))
         return self._config("finetune", self.output / "runs" / key, overrides)
 
@@ -180,6 +186,14 @@ class Workspace:
         settings = self.benchmark.stages[stage]
         path = self.config_root / settings.config
         return run_config(path, output, {**settings.options, **overrides})
+
+
+def _spread(weights: Path, num_classes: int, class_agnostic_boxes: bool) -> Path:
+    """A file of AGDP's weights for that many classes, beside them; made where it is missing."""
+    path = weights.with_name(f"{weights.stem}_{num_classes}_classes.pth")
+    if not path.exists():
+        spread_checkpoint(weights, path, num_classes, class_agnostic_boxes=class_agnostic_boxes)
+    return path
 
 
 def _percent(value: float | None) -> float:
