@@ -19,6 +19,8 @@ class Arm:
         energy_maps: of a variant, keys, beside AGBP's, of maps that an AGBP run's backbone makes:
             AGDP cuts its boxes from those, and AGBP's later rounds learn them.
         rounds: of AGBP, each from the same weights.
+        boxes: that AGDP learns, of
+            :data:`~detectron2_agssp.few_label.control_boxes.BOX_SOURCES`.
         spread: fine-tuning starts with AGDP's class predictors, too; see
             :func:`~detectron2_agssp.checkpoint.spread_classes`.
     """
@@ -30,6 +32,7 @@ class Arm:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy_maps: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
+    boxes: str = "maps"
     spread: bool = False
 
 
@@ -70,6 +73,7 @@ class Pretraining:
         stage: whose settings it has: the last of its arm's stages so far.
         start: the run that it starts from; None for the config's weights.
         options: keys that differ.
+        boxes: that AGDP learns, as :class:`Arm`'s.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Pretraining:
     stage: str
     start: "Pretraining | None"
     options: dict[str, Any]
+    boxes: str = "maps"
 
     @property
     def chain(self) -> "tuple[Pretraining, ...]":
@@ -100,7 +105,9 @@ def pretraining_of(arm: Arm) -> Pretraining | None:
             keys = ("maps", *arm.pretraining)
         shared = next(key for key, one in ARMS.items() if one.pretraining == arm.pretraining)
         name = _name(shared, arm, keys, arm.rounds if arm.energy_maps else 0)
-        run = Pretraining(name, maps, "agdp", run, arm.options.get("agdp", {}))
+        if arm.boxes != "maps":
+            name = f"{name}-{arm.boxes}"
+        run = Pretraining(name, maps, "agdp", run, arm.options.get("agdp", {}), arm.boxes)
     return run
 
 

@@ -9,10 +9,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from detectron2_agssp.few_label.arms import ARMS, Arm
+from detectron2_agssp.few_label.control_boxes import BOX_SOURCES
 from detectron2_agssp.utils.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
-VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "spread", *STAGES}
+VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "spread", *STAGES}
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "spread" (see
-            :class:`~detectron2_agssp.few_label.arms.Arm`), and by stage the keys that differ.
+            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "spread"
+            (see :class:`~detectron2_agssp.few_label.arms.Arm`), and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -106,6 +107,7 @@ class Benchmark:
             options=options,
             energy_maps=content.get("energy_maps", {}),
             rounds=content.get("rounds", 1),
+            boxes=content.get("boxes", arm.boxes),
             spread=content.get("spread", False),
         )
 
@@ -203,8 +205,12 @@ def _check_values(benchmark: Benchmark) -> None:
                 f"variants.{name}.rounds must be at least 1, and above 1 needs energy_maps, "
                 f"got {rounds}."
             )
-        if content.get("spread") and "agdp" not in ARMS[content["arm"]].pretraining:
-            raise ValueError(f"variants.{name}.spread needs an arm with AGDP: agdp or agssp.")
+        boxes = content.get("boxes", "maps")
+        if boxes not in BOX_SOURCES:
+            raise ValueError(f"variants.{name}.boxes must be one of {BOX_SOURCES}, got {boxes!r}.")
+        for key in {"boxes", "spread"}.intersection(content):
+            if "agdp" not in ARMS[content["arm"]].pretraining:
+                raise ValueError(f"variants.{name}.{key} needs an arm with AGDP: agdp or agssp.")
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:

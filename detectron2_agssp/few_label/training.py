@@ -9,13 +9,16 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from detectron2_agssp.checkpoint import spread_checkpoint
+from detectron2_agssp.data.coco import register_coco
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.few_label.arms import Maps, Pretraining, pretraining_of
+from detectron2_agssp.few_label.control_boxes import label_boxes, shuffled_boxes
 from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
 from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.maps.box_types import find_types, types_path
 from detectron2_agssp.maps.generate import generate_anomaly_maps
+from detectron2_agssp.utils.files import write_json
 from detectron2_agssp.utils.machine import describe_machine
 
 METRICS = ("AP", "AP50", "AP75")
@@ -75,8 +78,30 @@ class Workspace:
         num_types = cfg.AGSSP.BOXES.TYPES
         if num_types > 1 and not types_path(map_root, num_types).exists():
             find_types(cfg, self.data.unlabeled, map_root, progress=self.progress)
+        if run.boxes != "maps":
+            cfg = self._with_control_boxes(run, cfg)
         train(cfg, progress=self.progress)
         _remove_intermediate(self.weights_of(run).parent)
+
+    def _with_control_boxes(self, run: Pretraining, cfg: CfgNode) -> CfgNode:
+        """The same training, but on a COCO data set, written beside the weights."""
+        map_root = self.map_root(run.maps)
+        if run.boxes == "labels":
+            settings = self.benchmark.data
+            coco = label_boxes(map_root, settings.folder / settings.train)
+        else:
+            coco = shuffled_boxes(cfg, map_root)
+        path = Path(cfg.OUTPUT_DIR) / "boxes.json"
+        write_json(path, coco)
+        name = self.data.name_of(run.name)
+        register_coco(name, path, self.data.unlabeled)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TRAIN = (name,)
+        cfg.AGSSP.MAPPER = ""
+        # Images without a box are negatives, as PseudoBoxMapper's are.
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+        return cfg
 
     def pretraining_config(self, run: Pretraining) -> CfgNode:
         split = {"agbp": run.maps.name, "agdp": f"{run.maps.name}_boxes"}[run.stage]

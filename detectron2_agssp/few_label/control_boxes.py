@@ -1,0 +1,74 @@
+"""Boxes for AGDP that are no pseudo-boxes of the image: controls that tell what those are worth."""
+
+import random
+from pathlib import Path
+
+from detectron2_agssp.maps.pseudo_boxes import pseudo_boxes_as_coco
+from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.maps.truth import CocoTruth
+
+# Pseudo-boxes cut from the maps; those of another image; the labels that pretraining does not see.
+BOX_SOURCES = ("maps", "shuffled", "labels")
+
+
+def shuffled_boxes(cfg, map_root: str | Path, seed: int = 0) -> dict:
+    """COCO dict in which every image of a map folder has the pseudo-boxes of another: as many, as
+    large, at the places where boxes are, but on nothing. What AGDP gains from them is not knowledge
+    of defects.
+
+    Args:
+        cfg: ``AGSSP.BOXES`` says how boxes are cut.
+        map_root: the map folder.
+        seed: of the permutation, which is one cycle: with two images or more, none keeps its own.
+    """
+    coco = pseudo_boxes_as_coco(cfg, map_root, progress=False)
+    images = coco["images"].copy()
+    random.Random(seed).shuffle(images)
+    successor = {one["id"]: images[i - 1] for i, one in enumerate(images)}
+    size = {one["id"]: (one["width"], one["height"]) for one in images}
+    for annotation in coco["annotations"]:
+        width, height = size[annotation["image_id"]]
+        other = successor[annotation["image_id"]]
+        across, down = other["width"] / width, other["height"] / height
+        x, y, w, h = annotation["bbox"]
+        annotation["image_id"] = other["id"]
+        annotation["bbox"] = [x * across, y * down, w * across, h * down]
+        annotation["area"] *= across * down
+    return coco
+
+
+def label_boxes(map_root: str | Path, labels: str | Path) -> dict:
+    """COCO dict of a map folder's images with their true labels as one class: what AGDP could gain
+    at most from better maps. Images without labels stay, as negatives; those that the json does not
+    have are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: ``labels`` is missing or no COCO json, or has none of the
+            images.
+    """
+    truth = CocoTruth(labels)
+    images, annotations = [], []
+    for number, entry in enumerate(MapStore(map_root).entries(), start=1):
+        image = truth.find(entry)
+        if image is None:
+            continue
+        size = {"height": entry["height"], "width": entry["width"]}
+        images.append({"id": number, "file_name": entry["image"], **size})
+        for label in truth.labels(image):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": label["bbox"],
+                    "area": label["bbox"][2] * label["bbox"][3],
+                    "iscrowd": label.get("iscrowd", 0),
+                }
+            )
+    if not images:
+        raise ValueError(f"None of the images of {map_root} is in {labels}. {truth.hint}")
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "anomaly"}],
+    }
