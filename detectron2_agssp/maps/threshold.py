@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.utils.files import write_json
@@ -13,6 +14,8 @@ from detectron2_agssp.utils.files import write_json
 THRESHOLD_MODES = ("mean_max", "quantile", "fixed")
 # float16 numbers in [0, 1] are the bit patterns 0 ... 0x3C00, in order: the histogram is exact.
 NUM_FLOAT16_VALUES = 0x3C00 + 1
+# Seconds after which a pass over the maps shows its progress.
+PROGRESS_DELAY = 5
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def map_statistics(map_root: str | Path) -> MapStatistics:
             return MapStatistics(**cached)
     count, sum_of_maxima = 0, 0.0
     histogram = np.zeros(NUM_FLOAT16_VALUES, np.int64)
-    for entry in store.entries():
+    # Seconds for a hundred thousand small maps, but minutes where the folder is remote.
+    bar = tqdm(store.entries(), desc="map statistics", unit="map", delay=PROGRESS_DELAY)
+    for entry in bar:
         anomaly_map = load_map(store.root / entry["map"])
         count += 1
         sum_of_maxima += float(anomaly_map.max())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from detectron2_agssp.maps import box_threshold, map_statistics
+from detectron2_agssp.maps import box_threshold, map_statistics, threshold
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.maps.threshold import box_threshold_from_config
 
@@ -115,3 +115,10 @@ def test_bad_map_is_named(folder):
     np.save(folder / "maps/2.png.npy", np.full((3, 3), np.nan))
     with pytest.raises(ValueError, match=r"2\.png\.npy"):
         box_threshold(folder)
+
+
+@pytest.mark.parametrize("delay", [0, 60])
+def test_only_a_long_pass_shows_its_progress(delay, folder, monkeypatch, capfd):
+    monkeypatch.setattr(threshold, "PROGRESS_DELAY", delay)
+    map_statistics(folder)
+    assert ("map statistics" in capfd.readouterr().err) == (delay == 0)
