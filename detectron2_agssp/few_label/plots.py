@@ -11,6 +11,8 @@ from detectron2_agssp.utils.files import atomic_path
 
 # Widths of the lines: what the comparison is about stands out.
 WIDTHS = defaultdict(lambda: 1.2, {"agssp": 2.5})
+# Of the arms side by side, in the distance of two labelled shares; few stand close together.
+SPREAD, MIN_SLOTS = 0.6, 10
 
 
 def by_arm(cells: list[dict], titles: dict[str, str]) -> dict[str, list[dict]]:
@@ -53,7 +55,7 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
             for cell in of_arm:
                 by_fraction[fractions.index(cell["fraction"])].append(cell["test"][metric])
             # Side by side, or bars of equal heights would hide each other.
-            shift = 0.05 * (index - (len(arms) - 1) / 2)
+            shift = SPREAD / max(len(arms), MIN_SLOTS) * (index - (len(arms) - 1) / 2)
             known = sorted(by_fraction)
             axes.errorbar(
                 [position + shift for position in known],
@@ -63,6 +65,11 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
                 **styles[arm],
             )
         axes.set_xticks(range(len(fractions)), [f"{one:g}" for one in fractions])
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="y", alpha=0.3)
+        # Where one share ends and the next begins: the place within is the arm's.
+        for boundary in range(1, len(fractions)):
+            axes.axvline(boundary - 0.5, color="0.7", linewidth=0.8)
         axes.set_xlabel("labelled images, % of the training set")
         axes.set_ylabel(f"{metric}, %")
         axes.set_xlim(-0.5, len(fractions) - 0.5)
@@ -86,6 +93,7 @@ def plot_curves(cells: list[dict], titles: dict[str, str], path: str | Path) -> 
             iterations = sorted(curve)
             means = [np.mean(curve[one]) for one in iterations]
             axes.plot(iterations, means, **styles[arm])
+        axes.grid(alpha=0.3)
         axes.set_title(f"{fraction:g} % of the labels")
         axes.set_xlabel("iterations of fine-tuning")
         axes.set_ylabel("AP on validation images, %")
@@ -106,8 +114,6 @@ def _figure(panels: int) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
     # A panel may lack some arms.
     lines = {}
     for axes in figure.axes:
