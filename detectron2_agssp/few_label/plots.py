@@ -29,9 +29,10 @@ def _styles(cells: list[dict], titles: dict[str, str]) -> dict[str, dict]:
         arm: {
             "label": titles[arm],
             "color": f"C{index % 10}",
+            # After ten, colours come again.
             "linestyle": "-" if index < 10 else "--",
+            "marker": "o" if index < 10 else "s",
             "linewidth": WIDTHS[arm],
-            "marker": "o",
         }
         for index, arm in enumerate(by_arm(cells, titles))
     }

@@ -111,3 +111,14 @@ def test_an_arm_has_one_colour_in_all_panels(plot, monkeypatch, tmp_path):
     assert len(set.union(*colors.values())) == 3
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == set(colors)
+
+
+def test_no_two_arms_look_alike(monkeypatch, tmp_path):
+    titles = {f"arm{index}": f"Arm {index}" for index in range(15)}
+    cells = [{"arm": arm, "fraction": 1, "curve": [[9, 1.0, 2.0]]} for arm in titles]
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plots.plot_curves(cells, titles, tmp_path / "curves.png")
+    lines = figures[0].axes[0].get_lines()
+    # A single point has no line to tell by.
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 15
