@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Spreads the one class of an AGDP checkpoint over the classes of the detector to fine-tune.
 
-    tools/spread_classes.py output/agdp/lite0/model_final.pth start.pth --num-classes 6
+    tools/spread_classes.py output/agdp/faster_rcnn_lite0_fpn/model_final.pth start.pth \
+        --num-classes 6
 
 Without it, fine-tuning starts with random predictors behind the pretrained box head. The file
 serves as MODEL.WEIGHTS of the same detector with that many classes.

@@ -3,7 +3,12 @@
 import random
 from pathlib import Path
 
-from detectron2_agssp.maps.pseudo_boxes import pseudo_boxes_as_coco
+from detectron2_agssp.maps.pseudo_boxes import (
+    CATEGORIES,
+    coco_annotation,
+    coco_image,
+    pseudo_boxes_as_coco,
+)
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.maps.truth import CocoTruth
 
@@ -52,23 +57,10 @@ def label_boxes(map_root: str | Path, labels: str | Path) -> dict:
         image = truth.find(entry)
         if image is None:
             continue
-        size = {"height": entry["height"], "width": entry["width"]}
-        images.append({"id": number, "file_name": entry["image"], **size})
+        images.append(coco_image(number, entry))
         for label in truth.labels(image):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "bbox": label["bbox"],
-                    "area": label["bbox"][2] * label["bbox"][3],
-                    "iscrowd": label.get("iscrowd", 0),
-                }
-            )
+            annotation = coco_annotation(len(annotations) + 1, number, label["bbox"])
+            annotations.append({**annotation, "iscrowd": label.get("iscrowd", 0)})
     if not images:
         raise ValueError(f"None of the images of {map_root} is in {labels}. {truth.hint}")
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "anomaly"}],
-    }
+    return {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}

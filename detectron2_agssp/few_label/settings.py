@@ -208,8 +208,8 @@ def _check_values(benchmark: Benchmark) -> None:
         boxes = content.get("boxes", "maps")
         if boxes not in BOX_SOURCES:
             raise ValueError(f"variants.{name}.boxes must be one of {BOX_SOURCES}, got {boxes!r}.")
-        for key in {"boxes", "spread"}.intersection(content):
-            if "agdp" not in ARMS[content["arm"]].pretraining:
+        for key in ("boxes", "spread"):
+            if key in content and "agdp" not in ARMS[content["arm"]].pretraining:
                 raise ValueError(f"variants.{name}.{key} needs an arm with AGDP: agdp or agssp.")
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))

@@ -9,6 +9,27 @@ from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.maps.threshold import box_threshold_from_config
 from detectron2_agssp.utils.files import write_json
 
+# COCO's, of AGDP's single class.
+CATEGORIES = ({"id": 1, "name": "anomaly"},)
+
+
+def coco_image(image_id: int, entry: dict) -> dict:
+    """COCO's record of a manifest entry's image."""
+    size = {"height": entry["height"], "width": entry["width"]}
+    return {"id": image_id, "file_name": entry["image"], **size}
+
+
+def coco_annotation(annotation_id: int, image_id: int, bbox: list[float]) -> dict:
+    """COCO's record of a box (XYWH, absolute pixels) of AGDP's single class."""
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": CATEGORIES[0]["id"],
+        "bbox": bbox,
+        "area": bbox[2] * bbox[3],
+        "iscrowd": 0,
+    }
+
 
 def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) -> dict:
     """COCO dict of a map folder's pseudo-boxes, by ``cfg.AGSSP.BOXES``.
@@ -22,14 +43,7 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
     images, annotations = [], []
     entries = tqdm(store.entries(), desc="boxes", unit="img", disable=not progress)
     for image_id, entry in enumerate(entries, start=1):
-        images.append(
-            {
-                "id": image_id,
-                "file_name": entry["image"],
-                "height": entry["height"],
-                "width": entry["width"],
-            }
-        )
+        images.append(coco_image(image_id, entry))
         boxes, scores = boxes_from_map(
             load_map(store.root / entry["map"]),
             entry["height"],
@@ -39,17 +53,9 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
             cfg.AGSSP.BOXES.NMS_IOU,
         )
         for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
-                    "iscrowd": 0,
-                    "score": round(score, 5),
-                }
-            )
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+            annotation = coco_annotation(len(annotations) + 1, image_id, bbox)
+            annotations.append({**annotation, "score": round(score, 5)})
     scorer = store.read_scorer() or {}
     return {
         "info": {
@@ -59,7 +65,7 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
         },
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "anomaly"}],
+        "categories": list(CATEGORIES),
     }
 
 
