@@ -3,11 +3,10 @@
 import subprocess
 import sys
 
-from tiny_models import ROOT
-
 from detectron2_agssp import __version__, ops
 from detectron2_agssp.ops import native
 from detectron2_agssp.utils import collect_env
+from tests.tiny_models import ROOT
 
 COMMAND = ["-m", "detectron2_agssp.utils.collect_env"]
 

@@ -1,17 +1,17 @@
 """Every shipped config: it loads, its model is built, and its settings make sense together."""
 
 import pytest
-import small_clip
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from omegaconf import ListConfig
-from tiny_models import CONFIGS, make_cfg
 
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.data import MAPPER_REGISTRY
 from detectron2_agssp.engine import AGSSPTrainer
 from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
+from tests import small_clip
+from tests.tiny_models import CONFIGS, make_cfg
 
 
 def shipped(pattern: str) -> list[str]:

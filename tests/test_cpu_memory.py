@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from child_process import run_in_child
 
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+from tests.child_process import run_in_child
 
 
 def count_page_faults(keep: bool) -> None:

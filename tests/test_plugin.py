@@ -10,11 +10,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, build
-from tiny_data import write_datasets
-from tiny_models import ROOT
 
 from detectron2_agssp import add_agssp_config, plugin
 from detectron2_agssp.config import settings_of
+from tests.tiny_data import write_datasets
+from tests.tiny_models import ROOT
 
 # Both scripts fork after the slow imports, and each child has the plugin's import to itself.
 IMPORT_TIME = """

@@ -11,10 +11,10 @@ from pathlib import Path
 import detectron2
 import pytest
 import torch
-from tiny_data import final_metrics, write_datasets
-from tiny_models import CONFIGS, ROOT
 
 from detectron2_agssp.modeling import TimmBackbone
+from tests.tiny_data import final_metrics, write_datasets
+from tests.tiny_models import CONFIGS, ROOT
 
 # Each script runs its commands in a fork of a process that has done the slow imports.
 RUNNER = """

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from detectron2.modeling import build_backbone
-from tiny_models import R18, SMALL_R50, SMALL_TIMM, make_cfg, make_model, randomize
 from torch import nn
 
 from detectron2_agssp.checkpoint import export_backbone
+from tests.tiny_models import R18, SMALL_R50, SMALL_TIMM, make_cfg, make_model, randomize
 
 SMALL_MOBILE = {**SMALL_TIMM, "AGSSP.TIMM.MODEL": "mobilenetv3_small_050"}
 MODELS = {

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from child_process import run_script
 from detectron2.checkpoint import DetectionCheckpointer
-from tiny_models import SMALL_R50, make_cfg, make_model, randomize
+
+from tests.child_process import run_script
+from tests.tiny_models import SMALL_R50, make_cfg, make_model, randomize
 
 
 @pytest.fixture

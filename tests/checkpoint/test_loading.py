@@ -9,7 +9,9 @@ import torch
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
-from tiny_models import (
+
+from detectron2_agssp.checkpoint import BackboneCoverageError, export_backbone
+from tests.tiny_models import (
     SMALL_R50,
     SMALL_TIMM,
     copy_of,
@@ -17,8 +19,6 @@ from tiny_models import (
     make_model,
     randomize,
 )
-
-from detectron2_agssp.checkpoint import BackboneCoverageError, export_backbone
 
 SMALL_MOBILE = {**SMALL_TIMM, "AGSSP.TIMM.MODEL": "mobilenetv3_small_050"}
 # Detectron2's own configs of the detectors that users have.

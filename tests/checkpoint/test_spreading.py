@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from child_process import run_script
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from tiny_models import SMALL_R50, make_model, randomize
 
 from detectron2_agssp.checkpoint import spread_checkpoint, spread_classes
+from tests.child_process import run_script
+from tests.tiny_models import SMALL_R50, make_model, randomize
 
 AGNOSTIC = {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
 R_CNN = {

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from prepare_sources import HEIGHT, WIDTH, write_image
 
 from detectron2_agssp.data.prepare.coco import check_coco_json
 from detectron2_agssp.data.prepare.layout import write_json
+from tests.data.prepare_sources import HEIGHT, WIDTH, write_image
 
 
 @pytest.fixture

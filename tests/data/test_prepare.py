@@ -10,7 +10,9 @@ import numpy as np
 import pycocotools.mask
 import pytest
 from PIL import Image
-from prepare_sources import (
+
+from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile, prepare_neu_det
+from tests.data.prepare_sources import (
     HEIGHT,
     WIDTH,
     boxes,
@@ -24,8 +26,6 @@ from prepare_sources import (
     write_splits,
     write_xml,
 )
-
-from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile, prepare_neu_det
 
 REPO = Path(__file__).parents[2]
 

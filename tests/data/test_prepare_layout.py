@@ -5,7 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from prepare_sources import (
+
+from detectron2_agssp.data.prepare.layout import write_json
+from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile, prepare_neu_det
+from tests.data.prepare_sources import (
     files_below,
     load,
     make_neu_source,
@@ -14,9 +17,6 @@ from prepare_sources import (
     write_image,
     write_splits,
 )
-
-from detectron2_agssp.data.prepare.layout import write_json
-from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile, prepare_neu_det
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from child_process import run_script
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from PIL import Image
 from scipy import ndimage
-from tiny_models import ROOT, SMALL_TIMM, AverageBackbone, make_cfg, make_model
 
 from detectron2_agssp.checkpoint import export_backbone
 from detectron2_agssp.engine.energy_evaluation import (
@@ -23,6 +21,8 @@ from detectron2_agssp.engine.energy_evaluation import (
 from detectron2_agssp.maps import anomaly_metrics
 from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.modeling import AnomalyDistiller
+from tests.child_process import run_script
+from tests.tiny_models import ROOT, SMALL_TIMM, AverageBackbone, make_cfg, make_model
 
 STRIDES = {"res4": 8, "res5": 16}
 SIZE = 40

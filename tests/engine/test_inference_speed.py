@@ -4,9 +4,9 @@ import runpy
 import sys
 
 import pytest
-from tiny_models import CONFIGS, SMALL_TIMM, make_cfg
 
 from detectron2_agssp.engine.inference_speed import measure_inference
+from tests.tiny_models import CONFIGS, SMALL_TIMM, make_cfg
 
 FINETUNE = "finetune/faster_rcnn_lite0_fpn.yaml"
 SMALL = {

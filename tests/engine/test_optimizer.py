@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import SMALL_TIMM, make_cfg, make_model
 from torch import nn
 
 from detectron2_agssp.engine import AGSSPTrainer, build_adamw
+from tests.tiny_models import SMALL_TIMM, make_cfg, make_model
 
 SETTINGS = {
     "SOLVER.BASE_LR": 0.25,

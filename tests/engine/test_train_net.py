@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from child_process import run_in_child
-from tiny_data import final_metrics, write_datasets
-from tiny_models import CONFIGS, ROOT
+
+from tests.child_process import run_in_child
+from tests.tiny_data import final_metrics, write_datasets
+from tests.tiny_models import CONFIGS, ROOT
 
 SETTINGS = {
     "AGSSP.TIMM.MODEL": "mobilenetv3_small_050",

@@ -4,13 +4,13 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from tiny_data import final_metrics, write_datasets
-from tiny_models import SMALL_TIMM, make_cfg
 
 from detectron2_agssp.data import register_map_folders
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.engine import AGSSPTrainer, AnomalyMapEvaluator, ExportBackbone
 from detectron2_agssp.engine import hooks as agssp_hooks
+from tests.tiny_data import final_metrics, write_datasets
+from tests.tiny_models import SMALL_TIMM, make_cfg
 
 SHORT = {
     "AGSSP.TIMM.MODEL": "mobilenetv3_small_050",

@@ -1,10 +1,10 @@
 """Benchmark files: the shipped ones, and what is refused."""
 
 import pytest
-from tiny_models import CONFIGS, ROOT
 
 from detectron2_agssp.engine.runs import run_config
 from detectron2_agssp.few_label.settings import load_benchmark
+from tests.tiny_models import CONFIGS, ROOT
 
 FILES = sorted((ROOT / "benchmarks" / "few_label").glob("*.yaml"))
 # The others are profiles, which these extend.

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from child_process import run_script
 
 from detectron2_agssp.maps.box_types import find_types, read_types
+from tests.child_process import run_script
 
 SETTINGS = {"WEIGHTS": "", "IMAGE_SIZE": 64, "STRIDES": (4, 8), "NUM_WORKERS": 0}
 

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from child_process import run_script
 from detectron2.config import get_cfg
 
 from detectron2_agssp.maps import MapStore, boxes_from_map, load_map
@@ -18,6 +17,7 @@ from detectron2_agssp.maps.label_free import (
     label_free_figures,
 )
 from detectron2_agssp.utils.command_line import split_config_pairs
+from tests.child_process import run_script
 
 SIZE = (40, 60)
 

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from child_process import run_script
 from detectron2.config import get_cfg
-from small_map_folder import NAMES, SCORES, make_map_folder
 
 from detectron2_agssp.maps.map_panels import MapPainter, write_map_panels
 from detectron2_agssp.maps.store import MapStore
+from tests.child_process import run_script
+from tests.maps.small_map_folder import NAMES, SCORES, make_map_folder
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from small_map_folder import NAMES, SCORES, make_map_folder
 
 from detectron2_agssp.maps.box_statistics import BoxStatistics, covered_area
 from detectron2_agssp.maps.folder_summary import Smallest, summarize_map_folder
@@ -17,6 +16,7 @@ from detectron2_agssp.maps.recorded_settings import readable_settings
 from detectron2_agssp.maps.report import write_map_report
 from detectron2_agssp.maps.skipped import read_skipped
 from detectron2_agssp.maps.store import MapStore
+from tests.maps.small_map_folder import NAMES, SCORES, make_map_folder
 
 
 @pytest.fixture

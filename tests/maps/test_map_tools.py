@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from child_process import run_script
 from PIL import Image
 
 from detectron2_agssp.maps import MapStore
+from tests.child_process import run_script
 
 TINY = [
     "AGSSP.SCORER.WEIGHTS",

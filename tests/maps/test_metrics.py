@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from metric_references import make_pairs, plain_aupro
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from detectron2_agssp.maps import anomaly_metrics
+from tests.metric_references import make_pairs, plain_aupro
 
 
 @pytest.mark.parametrize("levels", [None, 20, 1], ids=["no ties", "ties", "two values"])

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from metric_references import make_pairs, plain_aupro
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from detectron2_agssp.maps import anomaly_metrics
 from detectron2_agssp.maps.metrics_stream import MapMetrics
+from tests.metric_references import make_pairs, plain_aupro
 
 NAMES = ["auroc", "ap", "f1_max", "aupro"]
 

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 import torch.distributed
-from child_process import run_in_child
 from detectron2.utils import comm
 
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.maps.store import parse_shard
+from tests.child_process import run_in_child
 
 
 def files(folder):

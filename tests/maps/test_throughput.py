@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from child_process import run_script
 
 from detectron2_agssp.maps.throughput import (
     measure_throughput,
@@ -11,6 +10,7 @@ from detectron2_agssp.maps.throughput import (
 )
 from detectron2_agssp.scoring import build_anomaly_scorer
 from detectron2_agssp.scoring.kead import encoder
+from tests.child_process import run_script
 
 
 def test_rates(tiny_cfg, image_folder):

@@ -4,7 +4,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tiny_models import (
+from torch import nn
+
+from detectron2_agssp.modeling import AnomalyDistiller, distillation_loss
+from tests.tiny_models import (
     R18,
     SMALL_TIMM,
     AverageBackbone,
@@ -13,9 +16,6 @@ from tiny_models import (
     make_model,
     map_inputs,
 )
-from torch import nn
-
-from detectron2_agssp.modeling import AnomalyDistiller, distillation_loss
 
 BACKBONES = {
     "resnet": ("agbp/R50.yaml", R18),

@@ -4,7 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tiny_models import SMALL_TIMM, detection_inputs, make_cfg, make_model
+
+from tests.tiny_models import SMALL_TIMM, detection_inputs, make_cfg, make_model
 
 FASTER_RCNN = "finetune/faster_rcnn_lite0_fpn.yaml"
 RETINANET = "finetune/retinanet_lite0_fpn.yaml"

@@ -7,13 +7,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from box_cases import ALL, INF, MODULE, NAN, PATTERNS, both, by_hand, draw, find, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from detectron2_agssp.maps import boxes_from_map
 from detectron2_agssp.ops import native
+from tests.ops.box_cases import (
+    ALL,
+    INF,
+    MODULE,
+    NAN,
+    PATTERNS,
+    both,
+    by_hand,
+    draw,
+    find,
+    needs_native,
+)
 
 
 @both

@@ -4,9 +4,9 @@ from unittest import mock
 
 import pytest
 import torch
-from box_cases import both, by_hand, find, needs_native
 
 from detectron2_agssp.ops import anomaly_boxes, native
+from tests.ops.box_cases import both, by_hand, find, needs_native
 
 
 @both

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from child_process import run_script
 
 from detectron2_agssp.ops import min_cosine_distance
 from detectron2_agssp.ops.benchmark import Case, measure
 from detectron2_agssp.ops.benchmark_cases import _faiss
+from tests.child_process import run_script
 
 FLOOR = {"copy": 1e9, torch.float32: 1e9}
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from layouts import contiguous, cosine, strided, transposed
 
 from detectron2_agssp.ops import min_cosine_distance
+from tests.ops.layouts import contiguous, cosine, strided, transposed
 
 # "detectron2_agssp.ops.min_cosine_distance" as an attribute is the function.
 MODULE = "detectron2_agssp.ops.min_cosine_distance"

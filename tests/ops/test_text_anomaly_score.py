@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from layouts import contiguous, cosine, strided, transposed
 
 from detectron2_agssp.ops import text_anomaly_score
+from tests.ops.layouts import contiguous, cosine, strided, transposed
 
 pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

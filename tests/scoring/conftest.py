@@ -1,10 +1,10 @@
 """KeAD on a small random CLIP, for the tests of it."""
 
 import pytest
-from kead_texts import small_clip
-from small_clip import clip_settings
 
 from detectron2_agssp.scoring import build_anomaly_scorer
+from tests.scoring.kead_texts import small_clip
+from tests.small_clip import clip_settings
 
 
 @pytest.fixture(scope="session")

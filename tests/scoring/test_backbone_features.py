@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
-from tiny_features import make_images
-from tiny_models import SMALL_R50, AverageBackbone, copy_of, randomize
 
 from detectron2_agssp.checkpoint import BackboneCoverageError
 from detectron2_agssp.maps import generate_anomaly_maps
 from detectron2_agssp.scoring import build_anomaly_scorer
 from detectron2_agssp.scoring.backbone_features import BackbonePatchFeatures, load_backbone
 from detectron2_agssp.scoring.features import build_patch_features
+from tests.scoring.tiny_features import make_images
+from tests.tiny_models import SMALL_R50, AverageBackbone, copy_of, randomize
 
 BACKBONES = {
     "build_resnet_backbone": ("res4", "res3"),

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from small_clip import NAME, make_small_clip, register_clip
 
 from detectron2_agssp.scoring.kead import clip_model
 from detectron2_agssp.scoring.kead.clip_model import load_clip
 from detectron2_agssp.scoring.kead.text_cache import load_text_features
+from tests.small_clip import NAME, make_small_clip, register_clip
 
 open_clip = pytest.importorskip("open_clip")
 

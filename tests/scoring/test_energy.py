@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_features import CellFeatures, make_images
 
 from detectron2_agssp.maps import generate_anomaly_maps
 from detectron2_agssp.scoring import EnergyScorer, build_anomaly_scorer
+from tests.scoring.tiny_features import CellFeatures, make_images
 
 
 def make_scorer(**settings):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_clip import register_clip
 
 from detectron2_agssp.scoring.kead import VVAttentionEncoder
 from detectron2_agssp.scoring.kead.clip_model import load_clip
 from detectron2_agssp.scoring.kead.encoder import resize_positions
+from tests.small_clip import register_clip
 
 pytest.importorskip("open_clip")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_clip import DESCRIPTIONS
 
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.pseudo_boxes import pseudo_boxes_as_coco
+from tests.small_clip import DESCRIPTIONS
 
 pytest.importorskip("open_clip")
 

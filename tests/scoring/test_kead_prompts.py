@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from kead_texts import PIT, SCALE, STRIP
 from torch import nn
 
 from detectron2_agssp.scoring.kead.descriptions import (
@@ -27,6 +26,7 @@ from detectron2_agssp.scoring.kead.prompts import (
     encode_text_side,
     normal_prompts,
 )
+from tests.scoring.kead_texts import PIT, SCALE, STRIP
 
 # ---- prompts -------------------------------------------------------------------------------------
 

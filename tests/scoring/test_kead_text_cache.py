@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from kead_texts import PIT, SCALE, STRIP, small_clip
 
 from detectron2_agssp.scoring.kead import prompts as prompts_module
 from detectron2_agssp.scoring.kead import text_cache
@@ -18,6 +17,7 @@ from detectron2_agssp.scoring.kead.text_cache import (
     load_text_features,
     text_weights_fingerprint,
 )
+from tests.scoring.kead_texts import PIT, SCALE, STRIP, small_clip
 
 
 @pytest.fixture

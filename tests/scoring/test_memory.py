@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_features import CellFeatures, make_images, make_surfaces
 
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.scoring import MemoryScorer, build_anomaly_scorer
+from tests.scoring.tiny_features import CellFeatures, make_images, make_surfaces
 
 
 def make_scorer(**settings):

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_features import CellFeatures, make_images, make_surfaces
 
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.scoring import MutualScorer, build_anomaly_scorer, mutual
+from tests.scoring.tiny_features import CellFeatures, make_images, make_surfaces
 
 
 def make_scorer(**settings):
