@@ -13,6 +13,7 @@ import argparse
 import itertools
 from dataclasses import asdict
 
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.label_free import format_figures, label_free_figures
 from detectron2_agssp.maps.map_agreement import agreement, format_agreements
 from detectron2_agssp.utils.command_line import (
@@ -21,7 +22,6 @@ from detectron2_agssp.utils.command_line import (
     readable_errors,
     split_config_pairs,
 )
-from detectron2_agssp.utils.files import write_json
 
 
 def main() -> None:

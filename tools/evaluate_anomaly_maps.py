@@ -10,6 +10,7 @@ the truth. Images without any are left out.
 
 import argparse
 
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.evaluate import (
     format_table,
     largest_error_bound,
@@ -17,7 +18,6 @@ from detectron2_agssp.maps.evaluate import (
     table_of,
 )
 from detectron2_agssp.utils.command_line import readable_errors
-from detectron2_agssp.utils.files import write_json
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from detectron2_agssp.engine.energy_evaluation import (
     load_distiller,
     tables_of,
 )
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.utils.command_line import (
     add_config_arguments,
     config_from,
     readable_errors,
     split_config_pairs,
 )
-from detectron2_agssp.utils.files import write_json
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.io.files import atomic_write
 
 # Marks files of this package; Detectron2 logs it while loading.
 AUTHOR = "detectron2_agssp"

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from detectron2_agssp.utils.files import datasets_root
+from detectron2_agssp.io.files import datasets_root
 
 from .prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 

@@ -13,8 +13,8 @@ from detectron2.data.detection_utils import SizeMismatchError, build_augmentatio
 from detectron2.structures import Boxes, Instances
 
 from detectron2_agssp.data.aug_input import MapAugInput
-from detectron2_agssp.data.image_io import read_image
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
+from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.box_types import read_types
 from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
 from detectron2_agssp.maps.store import load_map
@@ -67,7 +67,7 @@ class AnomalyMapMapper(_MapMapper):
     Args:
         augmentations: Detectron2 augmentations; geometry moves the map too, colour does not.
         image_format: "RGB" or "BGR".
-        bit_depth: see :func:`~detectron2_agssp.data.image_io.read_image`.
+        bit_depth: see :func:`~detectron2_agssp.io.images.read_image`.
     """
 
     # Evaluation of maps needs the target as well.

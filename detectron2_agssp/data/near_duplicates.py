@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.io.images import read_image
 from detectron2_agssp.ops import min_cosine_distance
 
 # Side of the compared thumbnails, and the blur (standard deviation, cells) that is taken off them:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detectron2_agssp.data.coco import forget_dataset
+from detectron2_agssp.io.coco import forget_dataset
+from detectron2_agssp.io.files import datasets_root
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.utils.files import datasets_root
 
 # The single class of AGDP.
 ANOMALY_CLASSES = ("anomaly",)

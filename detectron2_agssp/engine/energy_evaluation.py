@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from detectron2_agssp.data.image_io import list_images, read_image
 from detectron2_agssp.engine.runs import load_trained, model_input
+from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps.evaluate import (
     checked_by_class,
     footnote,

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from detectron2_agssp.utils.files import atomic_path
+from detectron2_agssp.io.files import atomic_path
 
 # Widths of the lines: what the comparison is about stands out.
 WIDTHS = defaultdict(lambda: 1.2, {"agssp": 2.5})

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from detectron2_agssp.few_label.arms import REFERENCE
 from detectron2_agssp.few_label.plots import by_arm, plot_curves, plot_fractions
 from detectron2_agssp.few_label.settings import Benchmark
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.io.files import atomic_write
 
 CONFIDENCE = 0.95
 

@@ -15,9 +15,9 @@ import torch
 from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.few_label.tasks import Task, tasks_of
 from detectron2_agssp.few_label.training import Workspace
+from detectron2_agssp.io.files import lock_file, write_json
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from detectron2_agssp.utils.differences import differences
-from detectron2_agssp.utils.files import lock_file, write_json
 
 POLL_SECONDS = 2.0
 

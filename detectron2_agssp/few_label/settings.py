@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from detectron2_agssp.few_label.arms import ARMS, Arm
 from detectron2_agssp.few_label.control_boxes import BOX_SOURCES
-from detectron2_agssp.utils.files import datasets_root
+from detectron2_agssp.io.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
 VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "spread", *STAGES}

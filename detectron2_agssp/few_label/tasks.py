@@ -9,7 +9,7 @@ from typing import ClassVar
 from detectron2_agssp.few_label.arms import REFERENCE, Maps, Pretraining
 from detectron2_agssp.few_label.data import labeled_split
 from detectron2_agssp.few_label.training import Workspace
-from detectron2_agssp.utils.files import write_json
+from detectron2_agssp.io.files import write_json
 
 
 @dataclass(frozen=True)

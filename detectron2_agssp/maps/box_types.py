@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.image_stream import ImageLoader
 from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.scoring.base import resolve_device
 from detectron2_agssp.scoring.features import build_patch_features
-from detectron2_agssp.utils.files import write_json
 
 # Every cell counts a little: a map of zeros still has a surface.
 BASE_WEIGHT = 0.01

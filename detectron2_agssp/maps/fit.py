@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,

@@ -17,7 +17,8 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.files import atomic_write, datasets_root
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
@@ -26,7 +27,6 @@ from detectron2_agssp.maps.manifest import PathSet, json_line
 from detectron2_agssp.maps.score import ScoredImage, image_loader, score_batch
 from detectron2_agssp.maps.store import MapStore, Shard, sees_nothing
 from detectron2_agssp.scoring.build import build_anomaly_scorer
-from detectron2_agssp.utils.files import atomic_write, datasets_root
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detectron2_agssp.data.image_io import read_image
+from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.manifest import seeded_rank
 
@@ -63,7 +63,7 @@ class ImageLoader:
         geometry: how images become crops.
         batch_size: crops a batch for the scorer.
         num_workers: processes; 0 decodes in this one.
-        bit_depth: see :func:`~detectron2_agssp.data.image_io.read_image`.
+        bit_depth: see :func:`~detectron2_agssp.io.images.read_image`.
         separate_sources: groups hold images of one source.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.io.files import atomic_write
 
 
 def sort_key(image: str) -> list[str]:

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from detectron2_agssp.io.files import TEMPORARY_PATTERN, atomic_write, lock_file, write_json
 from detectron2_agssp.maps.manifest import (
     PathSet,
     json_line,
     merge_sorted,
     truncate_unfinished_line,
 )
-from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write, lock_file, write_json
 
 MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
 Shard = tuple[int, int]

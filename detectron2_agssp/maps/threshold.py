@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.utils.files import write_json
 
 THRESHOLD_MODES = ("mean_max", "quantile", "fixed")
 # float16 numbers in [0, 1] are the bit patterns 0 ... 0x3C00, in order: the histogram is exact.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.generate import MapGenerator, generate_anomaly_maps
 from detectron2_agssp.maps.image_stream import chunks
 from detectron2_agssp.maps.score import image_loader, score_batch

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detectron2_agssp.utils.files import write_json
+from detectron2_agssp.io.files import write_json
 
 # Small enough for minutes on two CPU cores.
 IMAGE_SIZE = 160

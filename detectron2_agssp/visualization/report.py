@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.io.files import atomic_write
 
 from . import charts
 from .markup import embed_image, escape, format_number, table

@@ -5,7 +5,7 @@ import multiprocessing
 import time
 
 from detectron2_agssp.few_label.schedule import end_with_parent
-from detectron2_agssp.utils.files import lock_file
+from detectron2_agssp.io.files import lock_file
 
 
 def hold_lock(path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.fit import fit_scorer, normal_images
 from detectron2_agssp.maps.generate import image_loader
 from detectron2_agssp.scoring import build_anomaly_scorer

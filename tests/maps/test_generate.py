@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.generate import registration_hint

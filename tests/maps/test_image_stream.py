@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectron2_agssp.data.image_io import list_images, read_image
+from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps.geometry import InputGeometry, resize_to_square
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,

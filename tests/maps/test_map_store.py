@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from detectron2_agssp.io.files import TEMPORARY_PATTERN, atomic_write
 from detectron2_agssp.maps import MapStore, load_map
 from detectron2_agssp.maps.manifest import PathSet
-from detectron2_agssp.utils.files import TEMPORARY_PATTERN, atomic_write
 
 NAMES = ["a.jpg", "a.png", "a/a.png", "ü 划痕.png"]
 

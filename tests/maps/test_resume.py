@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from tests.child_process import run_and_kill, run_in_child
 

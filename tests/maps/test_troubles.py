@@ -12,7 +12,7 @@ from iopath.common.file_io import PathHandler
 from PIL import Image
 
 from detectron2_agssp.data import register_unlabeled
-from detectron2_agssp.data.image_io import list_images
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
 from detectron2_agssp.maps.threshold import map_statistics
 

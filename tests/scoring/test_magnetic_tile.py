@@ -5,8 +5,8 @@ import pytest
 from detectron2.config import get_cfg
 from PIL import Image
 
-from detectron2_agssp.data.image_io import list_images
 from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile
+from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import anomaly_metrics
 from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.maps.geometry import InputGeometry

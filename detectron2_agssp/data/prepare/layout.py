@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from detectron2_agssp.utils.files import atomic_path, atomic_write, datasets_root
+from detectron2_agssp.io.files import atomic_path, atomic_write, datasets_root
 
 # Lists what the last run put here, so that the next one can remove what it no longer wants, and
 # only that: an image that moved from train to test has to leave train.

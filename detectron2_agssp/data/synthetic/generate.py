@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from detectron2_agssp.utils.files import atomic_write
+from detectron2_agssp.io.files import atomic_write
 
 from .defects import CLASSES, Defect, tight_box
 from .render import SPLITS, plan_image, render_image

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.scoring.kead.clip_model import check_text_tower, import_open_clip
 from detectron2_agssp.scoring.kead.descriptions import ObjectDescription
 from detectron2_agssp.scoring.kead.prompts import (
@@ -24,7 +25,6 @@ from detectron2_agssp.scoring.kead.prompts import (
     all_prompts,
     build_text_features,
 )
-from detectron2_agssp.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detectron2_agssp.data.image_io import UnreadableImageError, list_images, read_image
+from detectron2_agssp.io.images import UnreadableImageError, list_images, read_image
 
 # ---- folders
 
