@@ -12,7 +12,17 @@ from detectron2_agssp.version import __version__
 
 # collect_env has to run where torch or Detectron2 is the very thing that is missing.
 if "detectron2_agssp.utils.collect_env" not in sys.orig_argv:
-    from detectron2_agssp import checkpoint, data, maps, modeling, ops, plugin, scoring
+    from detectron2_agssp import (
+        boxes,
+        checkpoint,
+        data,
+        evaluation,
+        maps,
+        modeling,
+        ops,
+        plugin,
+        scoring,
+    )
     from detectron2_agssp.config import add_agssp_config
 
     plugin.install()
@@ -20,8 +30,10 @@ if "detectron2_agssp.utils.collect_env" not in sys.orig_argv:
     __all__ = [
         "__version__",
         "add_agssp_config",
+        "boxes",
         "checkpoint",
         "data",
+        "evaluation",
         "maps",
         "modeling",
         "ops",

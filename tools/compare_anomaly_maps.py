@@ -13,9 +13,9 @@ import argparse
 import itertools
 from dataclasses import asdict
 
+from detectron2_agssp.evaluation.label_free import format_figures, label_free_figures
+from detectron2_agssp.evaluation.map_agreement import agreement, format_agreements
 from detectron2_agssp.io.files import write_json
-from detectron2_agssp.maps.label_free import format_figures, label_free_figures
-from detectron2_agssp.maps.map_agreement import agreement, format_agreements
 from detectron2_agssp.utils.command_line import (
     add_config_arguments,
     config_from,

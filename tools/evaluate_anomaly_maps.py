@@ -10,13 +10,13 @@ the truth. Images without any are left out.
 
 import argparse
 
-from detectron2_agssp.io.files import write_json
-from detectron2_agssp.maps.evaluate import (
+from detectron2_agssp.evaluation.map_folder import (
     format_table,
     largest_error_bound,
     map_folder_metrics,
     table_of,
 )
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.utils.command_line import readable_errors
 
 

@@ -12,7 +12,7 @@ an image's path; or a COCO json. Images without any are left out.
 
 import argparse
 
-from detectron2_agssp.engine.energy_evaluation import (
+from detectron2_agssp.evaluation.energies import (
     energy_metrics,
     format_energies,
     load_distiller,

@@ -8,7 +8,7 @@ AGDP itself does not need the file: PseudoBoxMapper cuts boxes from the maps whi
 
 import argparse
 
-from detectron2_agssp.maps.pseudo_boxes import write_pseudo_boxes
+from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
 from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
 
 

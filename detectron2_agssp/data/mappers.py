@@ -12,13 +12,13 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
 from detectron2.structures import Boxes, Instances
 
+from detectron2_agssp.boxes.components import boxes_from_map, resize_map
+from detectron2_agssp.boxes.threshold import box_threshold, box_threshold_from_config
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.box_types import read_types
-from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
 from detectron2_agssp.maps.store import load_map
-from detectron2_agssp.maps.threshold import box_threshold, box_threshold_from_config
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class PseudoBoxMapper(_MapMapper):
         thresholds: one for all maps, or one a map folder (``map_root`` -> threshold).
         types: ``map_root`` -> image -> class of its boxes; see
             :func:`~detectron2_agssp.maps.box_types.find_types`. None: 0 for all.
-        max_boxes, nms_iou: see :func:`~detectron2_agssp.maps.boxes.boxes_from_map`.
+        max_boxes, nms_iou: see :func:`~detectron2_agssp.boxes.components.boxes_from_map`.
     """
 
     @configurable
@@ -210,7 +210,7 @@ def box_thresholds(names: str | Sequence[str], **rule) -> dict[str, float]:
 
     Args:
         names: of the data sets.
-        rule: ``mode``, ``margin``, ... of :func:`~detectron2_agssp.maps.threshold.box_threshold`.
+        rule: ``mode``, ``margin``, ... of :func:`~detectron2_agssp.boxes.threshold.box_threshold`.
     """
     names = [names] if isinstance(names, str) else names
     return {root: box_threshold(root, **rule) for root in _map_roots(names)}

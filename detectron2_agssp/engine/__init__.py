@@ -1,8 +1,7 @@
 """The trainer of tools/train_net.py and its hooks."""
 
 from detectron2_agssp.engine.hooks import ExportBackbone
-from detectron2_agssp.engine.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.engine.optimizer import build_adamw
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 
-__all__ = ["AGSSPTrainer", "AnomalyMapEvaluator", "ExportBackbone", "build_adamw"]
+__all__ = ["AGSSPTrainer", "ExportBackbone", "build_adamw"]

@@ -11,8 +11,8 @@ from torch import nn
 
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.hooks import ExportBackbone
-from detectron2_agssp.engine.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.engine.optimizer import build_adamw
+from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.modeling import AnomalyDistiller
 
 

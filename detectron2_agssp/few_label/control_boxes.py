@@ -3,14 +3,14 @@
 import random
 from pathlib import Path
 
-from detectron2_agssp.maps.pseudo_boxes import (
+from detectron2_agssp.boxes.coco_export import (
     CATEGORIES,
     coco_annotation,
     coco_image,
     pseudo_boxes_as_coco,
 )
+from detectron2_agssp.evaluation.truth import CocoTruth
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.maps.truth import CocoTruth
 
 # Pseudo-boxes cut from the maps; those of another image; the labels that pretraining does not see.
 BOX_SOURCES = ("maps", "shuffled", "labels")

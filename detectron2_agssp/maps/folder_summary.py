@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.maps.box_statistics import BoxStatistics
-from detectron2_agssp.maps.boxes import boxes_from_map
+from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.evaluation.box_statistics import BoxStatistics
 from detectron2_agssp.maps.manifest import finite_score, seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 SCORE_BINS = 40
 
@@ -104,7 +104,7 @@ def summarize_map_folder(
 
     Args:
         cfg: boxes are cut by ``cfg.AGSSP.BOXES``. Its threshold may need all maps of the folder
-            once (see :func:`~detectron2_agssp.maps.threshold.map_statistics`, which caches it).
+            once (see :func:`~detectron2_agssp.boxes.threshold.map_statistics`, which caches it).
         map_root: the map folder.
         num_examples: entries in each of ``best``, ``worst`` and ``random``; 0 or more.
         seed: of the random entries and of the sample of ``max_images``.

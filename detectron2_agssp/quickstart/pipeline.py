@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
 from detectron2_agssp.data.synthetic import CLASSES, generate_sample_dataset
 from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
 from detectron2_agssp.io.coco import read_coco, register_coco, subset
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.generate import generate_anomaly_maps
-from detectron2_agssp.maps.pseudo_boxes import write_pseudo_boxes
 from detectron2_agssp.quickstart import report
 from detectron2_agssp.quickstart.stages import (
     AGBP_OVERRIDES,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectron2_agssp.boxes.components import boxes_from_map
 from detectron2_agssp.engine.runs import load_trained, model_input
 from detectron2_agssp.io.images import read_image
-from detectron2_agssp.maps.boxes import boxes_from_map
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.geometry import resize_to_square

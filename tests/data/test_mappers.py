@@ -12,8 +12,8 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.data import AnomalyMapMapper, PseudoBoxMapper, register_unlabeled
-from detectron2_agssp.maps import box_threshold
 
 HEIGHT, WIDTH = 60, 90
 

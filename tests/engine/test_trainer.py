@@ -7,8 +7,9 @@ from detectron2.evaluation import COCOEvaluator
 
 from detectron2_agssp.data import register_map_folders
 from detectron2_agssp.data.builtin import register_builtin_datasets
-from detectron2_agssp.engine import AGSSPTrainer, AnomalyMapEvaluator, ExportBackbone
+from detectron2_agssp.engine import AGSSPTrainer, ExportBackbone
 from detectron2_agssp.engine import hooks as agssp_hooks
+from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import SMALL_TIMM, make_cfg
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
 from detectron2_agssp.data.prepare.coco import check_coco_json
 from detectron2_agssp.few_label.control_boxes import label_boxes, shuffled_boxes
 from detectron2_agssp.few_label.training import Workspace
 from detectron2_agssp.io.images import list_images
-from detectron2_agssp.maps.pseudo_boxes import pseudo_boxes_as_coco
 from tests.tiny_models import CONFIGS
 
 SIZES = {"a.png": (60, 160), "line/b.jpg": (180, 40), "none.bmp": (60, 80)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
-from detectron2_agssp.maps.box_statistics import BoxStatistics, covered_area
+from detectron2_agssp.evaluation.box_statistics import BoxStatistics, covered_area
 from detectron2_agssp.maps.folder_summary import Smallest, summarize_map_folder
 from detectron2_agssp.maps.map_panels import write_map_panels
 from detectron2_agssp.maps.recorded_settings import readable_settings

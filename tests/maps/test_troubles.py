@@ -11,10 +11,10 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from PIL import Image
 
+from detectron2_agssp.boxes.threshold import map_statistics
 from detectron2_agssp.data import register_unlabeled
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
-from detectron2_agssp.maps.threshold import map_statistics
 
 
 def generate(cfg, images, maps):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from detectron2_agssp.maps import boxes_from_map
+from detectron2_agssp.boxes import boxes_from_map
 from detectron2_agssp.ops import native
 from tests.ops.box_cases import (
     ALL,

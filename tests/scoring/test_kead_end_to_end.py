@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
-from detectron2_agssp.maps.pseudo_boxes import pseudo_boxes_as_coco
 from tests.small_clip import DESCRIPTIONS
 
 pytest.importorskip("open_clip")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detectron2_agssp.maps.boxes import resize_map
-from detectron2_agssp.maps.metrics_stream import MapMetrics
+from detectron2_agssp.boxes.components import resize_map
+from detectron2_agssp.evaluation.metrics_stream import MapMetrics
+from detectron2_agssp.evaluation.truth import ground_truth
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.truth import ground_truth
 
 METRIC_NAMES = ("auroc", "ap", "f1_max", "aupro")
 # The table has three decimals.
@@ -34,7 +34,7 @@ def evaluate_map_folder(
         threshold: mask values above it are defect, in [0, 255].
 
     Returns:
-        Class -> metrics of :func:`~detectron2_agssp.maps.metrics.anomaly_metrics` and ``images``
+        Class -> metrics of :func:`~detectron2_agssp.evaluation.anomaly_metrics` and ``images``
         (how many); the last key, "mean", is the mean over the classes.
 
     Raises:
@@ -55,8 +55,8 @@ def map_folder_metrics(
     """The accumulated metrics of :func:`evaluate_map_folder` by class, in order of its name.
 
     Args:
-        num_bins: of each class' :class:`~detectron2_agssp.maps.metrics_stream.MapMetrics`, which
-            knows the error bound of its figures; memory is 40 bytes a bin and class.
+        num_bins: of each class'
+            :class:`~detectron2_agssp.evaluation.metrics_stream.MapMetrics`, which knows the error bound of its figures; memory is 40 bytes a bin and class.
         map_root, mask_root, size, threshold: as there, and so are the errors.
     """
     if size < 0:

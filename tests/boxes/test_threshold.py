@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from detectron2_agssp.maps import box_threshold, map_statistics, threshold
+from detectron2_agssp.boxes import threshold
+from detectron2_agssp.boxes.threshold import (
+    box_threshold,
+    box_threshold_from_config,
+    map_statistics,
+)
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def test_folder_that_cannot_be_written(folder, monkeypatch):
     def refuse(path, content):
         raise PermissionError(path)
 
-    monkeypatch.setattr("detectron2_agssp.maps.threshold.write_json", refuse)
+    monkeypatch.setattr("detectron2_agssp.boxes.threshold.write_json", refuse)
     assert map_statistics(folder).num_maps == 5
     assert not (folder / "statistics.json").exists()
 

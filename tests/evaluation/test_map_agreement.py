@@ -8,7 +8,7 @@ import pytest
 from detectron2.config import get_cfg
 from scipy import stats
 
-from detectron2_agssp.maps.map_agreement import agreement, format_agreements
+from detectron2_agssp.evaluation.map_agreement import agreement, format_agreements
 
 NOTHING = np.zeros((4, 6))
 

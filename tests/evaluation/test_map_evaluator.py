@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detectron2_agssp.engine import AnomalyMapEvaluator
+from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.modeling import distillation_loss
 
 

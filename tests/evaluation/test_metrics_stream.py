@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from detectron2_agssp.maps import anomaly_metrics
-from detectron2_agssp.maps.metrics_stream import MapMetrics
-from tests.metric_references import make_pairs, plain_aupro
+from detectron2_agssp.evaluation import anomaly_metrics
+from detectron2_agssp.evaluation.metrics_stream import MapMetrics
+from tests.evaluation.metric_references import make_pairs, plain_aupro
 
 NAMES = ["auroc", "ap", "f1_max", "aupro"]
 

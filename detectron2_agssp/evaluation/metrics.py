@@ -3,7 +3,8 @@
 All four are read off one curve: as the threshold falls, it accumulates true positives, false
 positives, and, for the per-region overlap (PRO), the share of each region that is found. Here the
 curve has a point at every score of the pixels, so the figures are exact and memory grows with the
-images; :class:`~detectron2_agssp.maps.metrics_stream.MapMetrics` has a fixed number of points.
+images; :class:`~detectron2_agssp.evaluation.metrics_stream.MapMetrics` has a fixed number of
+points.
 """
 
 from collections.abc import Sequence

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
-from detectron2_agssp.maps import MapStore, boxes_from_map, load_map
-from detectron2_agssp.maps.label_free import (
+from detectron2_agssp.boxes import boxes_from_map
+from detectron2_agssp.evaluation.label_free import (
     SourceFigures,
     box_agreement,
     format_figures,
     label_free_figures,
 )
+from detectron2_agssp.maps import MapStore, load_map
 from detectron2_agssp.utils.command_line import split_config_pairs
 from tests.child_process import run_script
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.maps.boxes import resize_map
+from detectron2_agssp.boxes.components import resize_map
+from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.evaluation.label_free import check_max_images
 from detectron2_agssp.maps.image_stream import sample_paths
-from detectron2_agssp.maps.label_free import check_max_images
 from detectron2_agssp.maps.manifest import finite_score, sort_key
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 # Of the printed table: header -> attribute.
 COLUMNS = {

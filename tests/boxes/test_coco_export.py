@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from detectron2.data.datasets import load_coco_json
 
+from detectron2_agssp.boxes import boxes_from_map
+from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
+from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.data.prepare.coco import check_coco_json
-from detectron2_agssp.maps import box_threshold, boxes_from_map, load_map
-from detectron2_agssp.maps.pseudo_boxes import write_pseudo_boxes
+from detectron2_agssp.maps import load_map
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.maps.box_matching import coco_iou, match_boxes
-from detectron2_agssp.maps.box_statistics import covered_area
-from detectron2_agssp.maps.boxes import boxes_from_map
-from detectron2_agssp.maps.label_free import THRESHOLD_GRID
+from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
+from detectron2_agssp.evaluation.box_statistics import covered_area
+from detectron2_agssp.evaluation.label_free import THRESHOLD_GRID
+from detectron2_agssp.evaluation.truth import CocoTruth
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
-from detectron2_agssp.maps.truth import CocoTruth
 
 
 @dataclass
@@ -122,7 +122,7 @@ def evaluate_pseudo_boxes(
     min_iou: float = 0.5,
     progress: bool = True,
 ) -> FolderEvaluation:
-    """Precision and recall of the boxes that :func:`~detectron2_agssp.maps.boxes.boxes_from_map`
+    """Precision and recall of the boxes that :func:`~detectron2_agssp.boxes.boxes_from_map`
     cuts with ``cfg.AGSSP.BOXES``, in one pass over the maps. Memory does not grow with their
     number, only with that of the labels.
 

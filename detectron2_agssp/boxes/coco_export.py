@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.threshold import box_threshold_from_config
 from detectron2_agssp.io.files import write_json
-from detectron2_agssp.maps.boxes import boxes_from_map
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 # COCO's, of AGDP's single class.
 CATEGORIES = ({"id": 1, "name": "anomaly"},)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from detectron2_agssp.maps import boxes_from_map
-from detectron2_agssp.maps.boxes import resize_map
+from detectron2_agssp.boxes import boxes_from_map
+from detectron2_agssp.boxes.components import resize_map
 
 EIGHT = np.ones((3, 3))
 

@@ -13,17 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from detectron2_agssp.engine.runs import load_trained, model_input
-from detectron2_agssp.io.images import list_images, read_image
-from detectron2_agssp.maps.evaluate import (
+from detectron2_agssp.evaluation.map_folder import (
     checked_by_class,
     footnote,
     largest_error_bound,
     resize_mask,
     table_of,
 )
+from detectron2_agssp.evaluation.metrics_stream import MapMetrics
+from detectron2_agssp.evaluation.truth import ground_truth
+from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps.image_stream import source_of
-from detectron2_agssp.maps.metrics_stream import MapMetrics
-from detectron2_agssp.maps.truth import ground_truth
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 
 # Feature -> class -> its metrics.
@@ -65,8 +65,8 @@ def energy_metrics(
     progress: bool = True,
 ) -> EnergyMetrics:
     """Pixel-level metrics of each distilled feature's energy, by class, as
-    :func:`~detectron2_agssp.maps.evaluate.map_folder_metrics` has them of anomaly maps. Memory does
-    not grow with the number of images.
+    :func:`~detectron2_agssp.evaluation.map_folder.map_folder_metrics` has them of anomaly maps.
+    Memory does not grow with the number of images.
 
     Images without a mask, or labels, are left out. Energies have no largest value; e / (e + s), the
     same s for all images, brings them into [0, 1) for the histograms without a change of their
@@ -167,7 +167,7 @@ def format_energies(metrics: dict[str, EnergyMetrics]) -> str:
 
 def tables_of(metrics: dict[str, EnergyMetrics]) -> dict[str, dict[str, dict]]:
     """The figures: weights -> feature -> class, and "mean" -> those of
-    :func:`~detectron2_agssp.maps.evaluate.evaluate_map_folder`."""
+    :func:`~detectron2_agssp.evaluation.map_folder.evaluate_map_folder`."""
     return {
         weights: {name: table_of(classes) for name, classes in features.items()}
         for weights, features in metrics.items()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from detectron2_agssp.maps import anomaly_metrics
-from tests.metric_references import make_pairs, plain_aupro
+from detectron2_agssp.evaluation import anomaly_metrics
+from tests.evaluation.metric_references import make_pairs, plain_aupro
 
 
 @pytest.mark.parametrize("levels", [None, 20, 1], ids=["no ties", "ties", "two values"])

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from detectron2_agssp.maps.box_evaluation import ClassRecall, FolderEvaluation, SourcePrecision
+from detectron2_agssp.evaluation.pseudo_boxes import ClassRecall, FolderEvaluation, SourcePrecision
 
 
 def as_json(evaluation: FolderEvaluation) -> dict:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detectron2_agssp.maps import anomaly_metrics
-from detectron2_agssp.maps.boxes import resize_map
-from detectron2_agssp.maps.evaluate import (
+from detectron2_agssp.boxes.components import resize_map
+from detectron2_agssp.evaluation import anomaly_metrics
+from detectron2_agssp.evaluation.map_folder import (
     METRIC_NAMES,
     evaluate_map_folder,
     format_table,

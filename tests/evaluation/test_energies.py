@@ -10,16 +10,16 @@ from detectron2.config import get_cfg
 from PIL import Image
 from scipy import ndimage
 
+from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.checkpoint import export_backbone
-from detectron2_agssp.engine.energy_evaluation import (
+from detectron2_agssp.evaluation import anomaly_metrics
+from detectron2_agssp.evaluation.energies import (
     energy_metrics,
     format_energies,
     load_distiller,
     resize_energy,
     tables_of,
 )
-from detectron2_agssp.maps import anomaly_metrics
-from detectron2_agssp.maps.boxes import resize_map
 from detectron2_agssp.modeling import AnomalyDistiller
 from tests.child_process import run_script
 from tests.tiny_models import ROOT, SMALL_TIMM, AverageBackbone, make_cfg, make_model

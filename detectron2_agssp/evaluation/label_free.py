@@ -14,12 +14,12 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from tqdm import tqdm
 
-from detectron2_agssp.maps.box_statistics import covered_area
-from detectron2_agssp.maps.boxes import boxes_from_map, resize_map
+from detectron2_agssp.boxes.components import boxes_from_map, resize_map
+from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.evaluation.box_statistics import covered_area
 from detectron2_agssp.maps.image_stream import sample_paths
 from detectron2_agssp.maps.manifest import finite_score
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.maps.threshold import box_threshold_from_config
 
 THRESHOLD_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Of the histogram of the boxes' sides: the median is right to half of 1 / this.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
-from detectron2_agssp.maps.evaluate import evaluate_map_folder
-from detectron2_agssp.maps.truth import CocoTruth, ground_truth
+from detectron2_agssp.evaluation.map_folder import evaluate_map_folder
+from detectron2_agssp.evaluation.truth import CocoTruth, ground_truth
 
 ENTRY = {"image": "line/a.png", "height": 20, "width": 40, "source": "line"}
 

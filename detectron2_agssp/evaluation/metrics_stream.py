@@ -1,6 +1,6 @@
 """Pixel-level figures of any number of anomaly maps, in a fixed amount of memory.
 
-What :func:`~detectron2_agssp.maps.metrics.anomaly_metrics` reads off the ranking of all pixels is
+What :func:`~detectron2_agssp.evaluation.anomaly_metrics` reads off the ranking of all pixels is
 read off histograms of the scores here. Every edge between two bins is a threshold, and there the
 counts are exact; only the order of the pixels within a bin is lost, which bounds the error. A bin
 whose scores are all equal loses nothing. All state is integers, and minima and maxima: it does not
@@ -9,7 +9,7 @@ depend on the order of the updates, nor on how they are split over accumulators,
 
 import numpy as np
 
-from detectron2_agssp.maps.metrics import (
+from detectron2_agssp.evaluation.metrics import (
     check_max_fpr,
     checked_pair,
     figures_of_curve,

@@ -1,0 +1,5 @@
+"""From anomaly maps to boxes: components above a threshold, and their export as COCO json."""
+
+from detectron2_agssp.boxes.components import boxes_from_map
+
+__all__ = ["boxes_from_map"]
