@@ -12,8 +12,8 @@ opens from disk. Boxes are cut at the folder's threshold by the config's AGSSP.B
 import argparse
 from pathlib import Path
 
-from detectron2_agssp.maps.map_panels import write_map_panels
-from detectron2_agssp.maps.report import write_map_report
+from detectron2_agssp.reports.map_panels import write_map_panels
+from detectron2_agssp.reports.map_report import write_map_report
 from detectron2_agssp.utils.command_line import (
     add_config_arguments,
     config_from,

@@ -56,7 +56,8 @@ def map_folder_metrics(
 
     Args:
         num_bins: of each class'
-            :class:`~detectron2_agssp.evaluation.metrics_stream.MapMetrics`, which knows the error bound of its figures; memory is 40 bytes a bin and class.
+            :class:`~detectron2_agssp.evaluation.metrics_stream.MapMetrics`, which knows the error
+            bound of its figures; memory is 40 bytes a bin and class.
         map_root, mask_root, size, threshold: as there, and so are the errors.
     """
     if size < 0:

@@ -13,7 +13,8 @@ from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.geometry import resize_to_square
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.visualization import HtmlReport, anomaly_panel
+from detectron2_agssp.reports import HtmlReport
+from detectron2_agssp.visualization import anomaly_panel
 
 NUM_PANELS = 12
 # Of each image the best are drawn: a detector of a few iterations finds everything everywhere.

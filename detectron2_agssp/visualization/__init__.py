@@ -1,6 +1,6 @@
 """Panels of anomaly maps and boxes, and the HTML report that shows them. NumPy and OpenCV only."""
 
-from .panels import (
+from detectron2_agssp.visualization.panels import (
     anomaly_panel,
     colorize,
     draw_boxes,
@@ -10,10 +10,8 @@ from .panels import (
     panel_row,
     stack_rows,
 )
-from .report import HtmlReport
 
 __all__ = [
-    "HtmlReport",
     "anomaly_panel",
     "colorize",
     "draw_boxes",

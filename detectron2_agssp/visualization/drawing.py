@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .checks import as_boxes, as_map, as_rgb
-from .text import fit_text, paint_text
+from detectron2_agssp.visualization.checks import as_boxes, as_map, as_rgb
+from detectron2_agssp.visualization.text import fit_text, paint_text
 
 __all__ = ["DETECTION_COLOR", "PSEUDO_BOX_COLOR", "TRUTH_COLOR", "draw_boxes", "draw_mask"]
 

@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from .checks import as_boxes, as_map, as_range, as_rgb
-from .drawing import DETECTION_COLOR, PSEUDO_BOX_COLOR, TRUTH_COLOR, draw_boxes, draw_mask
-from .text import fit_text, paint_text
+from detectron2_agssp.visualization.checks import as_boxes, as_map, as_range, as_rgb
+from detectron2_agssp.visualization.drawing import (
+    DETECTION_COLOR,
+    PSEUDO_BOX_COLOR,
+    TRUTH_COLOR,
+    draw_boxes,
+    draw_mask,
+)
+from detectron2_agssp.visualization.text import fit_text, paint_text
 
 __all__ = [
     "anomaly_panel",

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from .classes import NEU_DET_CLASSES
-from .records import (
+from detectron2_agssp.data.prepare.classes import NEU_DET_CLASSES
+from detectron2_agssp.data.prepare.records import (
     Box,
     Record,
     checked_source,
@@ -16,7 +16,7 @@ from .records import (
     paired_stems,
     visible_files,
 )
-from .report import Report
+from detectron2_agssp.data.prepare.report import Report
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .noise import fractal_noise, smooth_noise, streak_noise
+from detectron2_agssp.data.synthetic.noise import fractal_noise, smooth_noise, streak_noise
 
 CLASSES = ("scratch", "pit", "crack", "inclusion", "patch", "scale")
 

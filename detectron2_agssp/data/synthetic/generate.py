@@ -11,11 +11,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from detectron2_agssp.data.synthetic.defects import CLASSES, Defect, tight_box
+from detectron2_agssp.data.synthetic.render import SPLITS, plan_image, render_image
+from detectron2_agssp.data.synthetic.surfaces import SURFACES
 from detectron2_agssp.io.files import atomic_write
-
-from .defects import CLASSES, Defect, tight_box
-from .render import SPLITS, plan_image, render_image
-from .surfaces import SURFACES
 
 GENERATOR = "detectron2_agssp.data.synthetic"
 # Part of the settings: raise it whenever the same arguments would give other pixels.

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .noise import fractal_noise, smooth_noise, streak_noise, white_noise
+from detectron2_agssp.data.synthetic.noise import (
+    fractal_noise,
+    smooth_noise,
+    streak_noise,
+    white_noise,
+)
 
 SURFACES = ("rolled", "brushed", "cast")
 

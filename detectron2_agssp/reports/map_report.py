@@ -7,13 +7,13 @@ import numpy as np
 
 from detectron2_agssp.boxes.threshold import map_statistics
 from detectron2_agssp.evaluation.box_statistics import UNIT_BINS, BoxStatistics
-from detectron2_agssp.maps.folder_summary import FolderSummary, summarize_map_folder
 from detectron2_agssp.maps.generate import registration_hint
-from detectron2_agssp.maps.map_panels import MapPainter, find_image_root
-from detectron2_agssp.maps.recorded_settings import readable_settings
-from detectron2_agssp.maps.skipped import SkippedFiles, read_skipped
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.visualization import HtmlReport
+from detectron2_agssp.reports import HtmlReport
+from detectron2_agssp.reports.folder_summary import FolderSummary, summarize_map_folder
+from detectron2_agssp.reports.map_panels import MapPainter, find_image_root
+from detectron2_agssp.reports.recorded_settings import readable_settings
+from detectron2_agssp.reports.skipped import SkippedFiles, read_skipped
 
 _TILE_HEIGHT = 192  # px; with 18 panels the page stays at a few megabytes
 _REASONS_LISTED = 20

@@ -5,10 +5,10 @@ import re
 import pytest
 from detectron2.config import get_cfg
 
-from detectron2_agssp.maps.map_panels import MapPainter, write_map_panels
 from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.reports.map_panels import MapPainter, write_map_panels
 from tests.child_process import run_script
-from tests.maps.small_map_folder import NAMES, SCORES, make_map_folder
+from tests.reports.small_map_folder import NAMES, SCORES, make_map_folder
 
 
 @pytest.fixture

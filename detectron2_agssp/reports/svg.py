@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .markup import escape
+from detectron2_agssp.reports.markup import escape
 
 __all__ = [
     "LETTER",

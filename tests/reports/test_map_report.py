@@ -10,13 +10,13 @@ import pytest
 from detectron2.config import get_cfg
 
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics, covered_area
-from detectron2_agssp.maps.folder_summary import Smallest, summarize_map_folder
-from detectron2_agssp.maps.map_panels import write_map_panels
-from detectron2_agssp.maps.recorded_settings import readable_settings
-from detectron2_agssp.maps.report import write_map_report
-from detectron2_agssp.maps.skipped import read_skipped
 from detectron2_agssp.maps.store import MapStore
-from tests.maps.small_map_folder import NAMES, SCORES, make_map_folder
+from detectron2_agssp.reports.folder_summary import Smallest, summarize_map_folder
+from detectron2_agssp.reports.map_panels import write_map_panels
+from detectron2_agssp.reports.map_report import write_map_report
+from detectron2_agssp.reports.recorded_settings import readable_settings
+from detectron2_agssp.reports.skipped import read_skipped
+from tests.reports.small_map_folder import NAMES, SCORES, make_map_folder
 
 
 @pytest.fixture

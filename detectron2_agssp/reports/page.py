@@ -5,7 +5,7 @@ Everything is inside the one file; the content security policy forbids the brows
 
 from collections.abc import Sequence
 
-from .markup import escape
+from detectron2_agssp.reports.markup import escape
 
 __all__ = ["render_page"]
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from detectron2_agssp.io.files import atomic_write
-
-from . import charts
-from .markup import embed_image, escape, format_number, table
-from .page import render_page
+from detectron2_agssp.reports import charts
+from detectron2_agssp.reports.markup import embed_image, escape, format_number, table
+from detectron2_agssp.reports.page import render_page
 
 __all__ = ["HtmlReport"]
 

@@ -13,9 +13,9 @@ from detectron2_agssp.boxes.components import boxes_from_map
 from detectron2_agssp.boxes.threshold import box_threshold_from_config
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.images import read_image
-from detectron2_agssp.maps.folder_summary import Smallest
 from detectron2_agssp.maps.manifest import seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.reports.folder_summary import Smallest
 from detectron2_agssp.visualization import anomaly_panel, message_tile
 
 

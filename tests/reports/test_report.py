@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detectron2_agssp.visualization import HtmlReport
-from detectron2_agssp.visualization.markup import format_number
+from detectron2_agssp.reports import HtmlReport
+from detectron2_agssp.reports.markup import format_number
 
 EVIL = '<script>alert("x")</script><img src="http://example.com/a.png" onerror=\'x\'> & "quoted"'
 VOID = {"meta", "img", "br", "link", "hr", "input"}

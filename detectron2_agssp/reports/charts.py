@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .markup import MISSING, escape, format_number
-from .svg import (
+from detectron2_agssp.reports.markup import MISSING, escape, format_number
+from detectron2_agssp.reports.svg import (
     LETTER,
     WIDTH,
     Axis,

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .checks import as_image
+from detectron2_agssp.visualization.checks import as_image
 
 __all__ = ["MISSING", "embed_image", "escape", "format_number", "table"]
 
