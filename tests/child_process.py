@@ -41,8 +41,9 @@ def run_and_kill(function: Callable, *arguments, after: float) -> bool:
     return process.exitcode != 0
 
 
-def run_script(script: Path, *arguments, output: Path) -> Finished:
-    """Runs ``script`` as from the command line; ``output`` is a folder for what it prints."""
+def run_script(script: Path | str, *arguments, output: Path) -> Finished:
+    """Runs ``script``, a file or the name of a module (``python -m``), as from the command line;
+    ``output`` is a folder for what it prints."""
     files = [output / "stdout.txt", output / "stderr.txt"]
     code = run_in_child(_run_script, str(script), [str(one) for one in arguments], files)
     return Finished(code, *(file.read_text() for file in files))
@@ -52,4 +53,7 @@ def _run_script(script: str, arguments: list[str], files: list[Path]) -> None:
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    if script.endswith(".py"):
+        runpy.run_path(script, run_name="__main__")
+    else:
+        runpy.run_module(script, run_name="__main__", alter_sys=True)

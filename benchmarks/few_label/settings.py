@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from detectron2_agssp.few_label.arms import ARMS, Arm
-from detectron2_agssp.few_label.control_boxes import BOX_SOURCES
+from benchmarks.few_label.arms import ARMS, Arm
+from benchmarks.few_label.control_boxes import BOX_SOURCES
 from detectron2_agssp.io.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
@@ -66,10 +66,10 @@ class Benchmark:
         name: of the file.
         data: the data set.
         stages: "maps", "agbp", "agdp" and "finetune".
-        arms: names of :data:`~detectron2_agssp.few_label.arms.ARMS`, or of variants.
+        arms: names of :data:`~benchmarks.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
             fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "spread"
-            (see :class:`~detectron2_agssp.few_label.arms.Arm`), and by stage the keys that differ.
+            (see :class:`~benchmarks.few_label.arms.Arm`), and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.

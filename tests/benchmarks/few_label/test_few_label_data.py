@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detectron2_agssp.few_label.data import BenchmarkData, draw_labeled
+from benchmarks.few_label.data import BenchmarkData, draw_labeled
 from detectron2_agssp.io.coco import read_coco, subset
 from detectron2_agssp.io.images import list_images
-from tests.few_label.tiny_benchmark import DATA
+from tests.benchmarks.few_label.tiny_benchmark import DATA
 
 
 def made(benchmark, root) -> BenchmarkData:

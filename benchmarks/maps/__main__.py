@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Times map generation: decode, forward, score, write, all together, and the plain way.
 
-    tools/benchmark_maps.py IMAGE_DIR --config-file configs/maps/mahalanobis.yaml
+    python -m benchmarks.maps IMAGE_DIR --config-file configs/maps/mahalanobis.yaml
 
 The plain way is the same model in float32, one process, no loader workers; with CLIP, eager
 attention, twice. Prints images/s, their ratio to the plain way, and the bottleneck.
@@ -12,10 +11,10 @@ import argparse
 import torch
 from tabulate import tabulate
 
-from detectron2_agssp.maps.throughput import measure_throughput
+from benchmarks.machine import describe_machine
+from benchmarks.maps.throughput import measure_throughput
 from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
-from detectron2_agssp.utils.machine import describe_machine
 
 
 def main() -> None:

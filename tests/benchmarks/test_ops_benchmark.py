@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.ops.cases import _faiss
+from benchmarks.ops.timing import Case, measure
 from detectron2_agssp.ops import min_cosine_distance
-from detectron2_agssp.ops.benchmark import Case, measure
-from detectron2_agssp.ops.benchmark_cases import _faiss
 from tests.child_process import run_script
 
 FLOOR = {"copy": 1e9, torch.float32: 1e9}
@@ -20,7 +20,7 @@ def test_losing_cases_are_named(monkeypatch):
         result=lambda result: torch.tensor(2.5),
         moved=1e6,
     )
-    monkeypatch.setattr("detectron2_agssp.ops.benchmark.seconds", lambda way, device: times[way()])
+    monkeypatch.setattr("benchmarks.ops.timing.seconds", lambda way, device: times[way()])
     rows = measure(case, torch.device("cpu"), FLOOR, rounds=3)
     assert rows == [
         ["an operator; LOSES to peer", "ours", "2", "1.50", "50%", "", "5.0e-01"],
@@ -39,10 +39,10 @@ def test_faiss_finds_the_same():
 
 
 @pytest.mark.slow
-def test_the_tool(tools, tmp_path):
+def test_the_tool(tmp_path):
     output = tmp_path / "table.md"
     result = run_script(
-        tools / "benchmark_ops.py", "--quick", "--rounds", 1, "--output", output, output=tmp_path
+        "benchmarks.ops", "--quick", "--rounds", 1, "--output", output, output=tmp_path
     )
     assert result.code == 0, result.stderr
     table = output.read_text()
@@ -51,9 +51,9 @@ def test_the_tool(tools, tmp_path):
     assert "torch.compile" in table
 
 
-def test_the_tool_without_a_gpu(tools, tmp_path):
+def test_the_tool_without_a_gpu(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    result = run_script(tools / "benchmark_ops.py", "--device", "cuda", output=tmp_path)
+    result = run_script("benchmarks.ops", "--device", "cuda", output=tmp_path)
     assert result.code != 0
     assert "PyTorch sees no GPU" in result.stderr

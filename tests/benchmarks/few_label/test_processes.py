@@ -4,7 +4,7 @@ import fcntl
 import multiprocessing
 import time
 
-from detectron2_agssp.few_label.schedule import end_with_parent
+from benchmarks.few_label.schedule import end_with_parent
 from detectron2_agssp.io.files import lock_file
 
 

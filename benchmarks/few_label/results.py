@@ -7,9 +7,9 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from detectron2_agssp.few_label.arms import REFERENCE
-from detectron2_agssp.few_label.plots import by_arm, plot_curves, plot_fractions
-from detectron2_agssp.few_label.settings import Benchmark
+from benchmarks.few_label.arms import REFERENCE
+from benchmarks.few_label.plots import by_arm, plot_curves, plot_fractions
+from benchmarks.few_label.settings import Benchmark
 from detectron2_agssp.io.files import atomic_write
 
 CONFIDENCE = 0.95

@@ -1,11 +1,11 @@
-"""tools/benchmark_inference.py: what it times, and what it refuses."""
+"""python -m benchmarks.inference: what it times, and what it refuses."""
 
 import runpy
 import sys
 
 import pytest
 
-from detectron2_agssp.engine.inference_speed import measure_inference
+from benchmarks.inference.speed import measure_inference
 from tests.tiny_models import CONFIGS, SMALL_TIMM, make_cfg
 
 FINETUNE = "finetune/faster_rcnn_lite0_fpn.yaml"
@@ -60,12 +60,12 @@ def test_no_images(tmp_path):
         measure_inference(make_cfg(FINETUNE, SMALL), tmp_path)
 
 
-def test_the_tool_prints_a_table(image_folder, tools, monkeypatch, capsys):
+def test_the_tool_prints_a_table(image_folder, monkeypatch, capsys):
     settings = [str(word) for pair in SMALL.items() for word in pair]
     config = ["--config-file", str(CONFIGS / FINETUNE)]
     command = [str(image_folder), "--num-images", "2", *config, *settings]
     monkeypatch.setattr(sys, "argv", ["benchmark_inference.py", *command])
-    runpy.run_path(str(tools / "benchmark_inference.py"), run_name="__main__")
+    runpy.run_module("benchmarks.inference", run_name="__main__")
     output = capsys.readouterr().out
     assert "batch 1" in output
     assert "| end to end" in output

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
+from benchmarks.few_label.settings import load_benchmark
 from detectron2_agssp.data.synthetic import generate_sample_dataset
-from detectron2_agssp.few_label.settings import load_benchmark
-from tests.few_label.tiny_benchmark import CONTENT
+from tests.benchmarks.few_label.tiny_benchmark import CONTENT
 
 
 @pytest.fixture(scope="session")

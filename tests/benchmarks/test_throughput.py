@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detectron2_agssp.maps.throughput import (
+from benchmarks.maps.throughput import (
     measure_throughput,
     plain_dual_attention,
     plain_networks,
@@ -53,9 +53,9 @@ def test_plain_attention_is_the_same_attention():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_tool(tools, image_folder, tmp_path):
+def test_tool(image_folder, tmp_path):
     done = run_script(
-        tools / "benchmark_maps.py", image_folder, "--num-images", 4, "--rounds", 1,
+        "benchmarks.maps", image_folder, "--num-images", 4, "--rounds", 1,
         "AGSSP.SCORER.WEIGHTS", "", "AGSSP.SCORER.IMAGE_SIZE", 64, "AGSSP.SCORER.BATCH_SIZE", 2,
         "AGSSP.SCORER.NUM_WORKERS", 0, output=tmp_path,
     )  # fmt: skip

@@ -8,18 +8,18 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from benchmarks.few_label.arms import Maps, Pretraining, pretraining_of
+from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
+from benchmarks.few_label.data import BenchmarkData, labeled_split
+from benchmarks.few_label.settings import Benchmark
+from benchmarks.machine import describe_machine
 from detectron2_agssp.checkpoint import spread_checkpoint
 from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.few_label.arms import Maps, Pretraining, pretraining_of
-from detectron2_agssp.few_label.control_boxes import label_boxes, shuffled_boxes
-from detectron2_agssp.few_label.data import BenchmarkData, labeled_split
-from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.io.coco import register_coco
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.box_types import find_types, types_path
 from detectron2_agssp.maps.generate import generate_anomaly_maps
-from detectron2_agssp.utils.machine import describe_machine
 
 METRICS = ("AP", "AP50", "AP75")
 KEPT_LOSSES = 3

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from detectron2_agssp.few_label.settings import Benchmark
-from detectron2_agssp.few_label.tasks import Task, tasks_of
-from detectron2_agssp.few_label.training import Workspace
+from benchmarks.few_label.settings import Benchmark
+from benchmarks.few_label.tasks import Task, tasks_of
+from benchmarks.few_label.training import Workspace
 from detectron2_agssp.io.files import lock_file, write_json
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from detectron2_agssp.utils.differences import differences

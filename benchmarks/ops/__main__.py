@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Times the operators against eager PyTorch, torch.compile and other libraries.
 
-    tools/benchmark_ops.py --device cuda --output benchmarks/results/ops.md
+    python -m benchmarks.ops --device cuda --output benchmarks/results/ops.md
 
 Medians in milliseconds; ratios to the way under "ours" (above 1: faster than it); the share of what
 the machine can do, which is a copy's bandwidth or a matrix product's rate measured here; the memory
@@ -16,12 +15,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from benchmarks.machine import describe_machine
+from benchmarks.ops.cases import cases
+from benchmarks.ops.timing import HEADER, measure, measure_floor
 from detectron2_agssp.ops import native
-from detectron2_agssp.ops.benchmark import HEADER, measure, measure_floor
-from detectron2_agssp.ops.benchmark_cases import cases
 from detectron2_agssp.utils.command_line import readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
-from detectron2_agssp.utils.machine import describe_machine
 
 
 def main() -> None:

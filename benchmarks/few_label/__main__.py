@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """AGSSP against other starts on few labels: runs a benchmark file, then writes table and plot.
 
-    tools/run_few_label_benchmark.py --config-file benchmarks/few_label/neu_det_cpu.yaml --jobs 2
-    tools/run_few_label_benchmark.py --config-file ... --report-only      of what is finished
+    python -m benchmarks.few_label --config-file benchmarks/few_label/neu_det_cpu.yaml --jobs 2
+    python -m benchmarks.few_label --config-file ... --report-only      of what is finished
 
 Killed at any moment, it goes on when called again; another call beside it shares the work.
 """
@@ -11,13 +10,13 @@ import argparse
 from pathlib import Path
 
 import detectron2_agssp  # noqa: F401  (registers everything)
-from detectron2_agssp.few_label.results import write_report
-from detectron2_agssp.few_label.schedule import run_benchmark
-from detectron2_agssp.few_label.settings import load_benchmark
+from benchmarks.few_label.results import write_report
+from benchmarks.few_label.schedule import run_benchmark
+from benchmarks.few_label.settings import load_benchmark
 from detectron2_agssp.utils.command_line import readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from benchmarks.ops.timing import Case
 from detectron2_agssp.ops import channel_energy, min_cosine_distance, text_anomaly_score
-from detectron2_agssp.ops.benchmark import Case
 
 QUERIES = 7200
 

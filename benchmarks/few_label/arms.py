@@ -20,7 +20,7 @@ class Arm:
             AGDP cuts its boxes from those, and AGBP's later rounds learn them.
         rounds: of AGBP, each from the same weights.
         boxes: that AGDP learns, of
-            :data:`~detectron2_agssp.few_label.control_boxes.BOX_SOURCES`.
+            :data:`~benchmarks.few_label.control_boxes.BOX_SOURCES`.
         spread: fine-tuning starts with AGDP's class predictors, too; see
             :func:`~detectron2_agssp.checkpoint.spread_classes`.
     """

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
-from detectron2_agssp.few_label import training
-from detectron2_agssp.few_label.results import read_candidates, report_text
-from detectron2_agssp.few_label.schedule import check_settings, run_benchmark
-from detectron2_agssp.few_label.tasks import CandidateTask, CellTask, tasks_of
-from detectron2_agssp.few_label.training import Workspace
-from tests.few_label.tiny_benchmark import DATA
+from benchmarks.few_label import training
+from benchmarks.few_label.results import read_candidates, report_text
+from benchmarks.few_label.schedule import check_settings, run_benchmark
+from benchmarks.few_label.tasks import CandidateTask, CellTask, tasks_of
+from benchmarks.few_label.training import Workspace
+from tests.benchmarks.few_label.tiny_benchmark import DATA
 from tests.tiny_models import CONFIGS
 
 pytestmark = pytest.mark.usefixtures("empty_catalogs")

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Frames per second of a detector, one image at a time.
 
-    tools/benchmark_inference.py --config-file configs/finetune/faster_rcnn_lite0_fpn.yaml \
+    python -m benchmarks.inference --config-file configs/finetune/faster_rcnn_lite0_fpn.yaml \
         IMAGE_DIR MODEL.WEIGHTS output/finetune/faster_rcnn_lite0_fpn/model_final.pth
 
 End to end is from the file to boxes in memory; the model alone has its input resized and ready.
@@ -13,10 +12,10 @@ import torch
 from tabulate import tabulate
 
 import detectron2_agssp  # noqa: F401  (registers everything)
-from detectron2_agssp.engine.inference_speed import PRECISIONS, measure_inference
+from benchmarks.inference.speed import PRECISIONS, measure_inference
+from benchmarks.machine import describe_machine
 from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
-from detectron2_agssp.utils.machine import describe_machine
 
 
 def main() -> None:

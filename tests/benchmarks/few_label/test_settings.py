@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.few_label.settings import load_benchmark
 from detectron2_agssp.engine.runs import run_config
-from detectron2_agssp.few_label.settings import load_benchmark
 from tests.tiny_models import CONFIGS, ROOT
 
 FILES = sorted((ROOT / "benchmarks" / "few_label").glob("*.yaml"))

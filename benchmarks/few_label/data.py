@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.few_label.settings import Benchmark
 from detectron2_agssp.data.near_duplicates import find_near_duplicates
 from detectron2_agssp.data.unlabeled import register_unlabeled
-from detectron2_agssp.few_label.settings import Benchmark
 from detectron2_agssp.io.coco import read_coco, register_coco, subset
 from detectron2_agssp.io.files import atomic_path, write_json
 from detectron2_agssp.io.images import list_images

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from detectron2_agssp.few_label import plots
-from detectron2_agssp.few_label.results import (
+from benchmarks.few_label import plots
+from benchmarks.few_label.results import (
     paired_difference,
     read_cells,
     report_text,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from detectron2_agssp.few_label.arms import REFERENCE, Maps, Pretraining
-from detectron2_agssp.few_label.data import labeled_split
-from detectron2_agssp.few_label.training import Workspace
+from benchmarks.few_label.arms import REFERENCE, Maps, Pretraining
+from benchmarks.few_label.data import labeled_split
+from benchmarks.few_label.training import Workspace
 from detectron2_agssp.io.files import write_json
 
 
