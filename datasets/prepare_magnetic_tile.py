@@ -5,9 +5,9 @@ SOURCE_DIR is the unpacked data set: MT_<class>/Imgs/ with images (*.jpg) and ma
 datasets/README.md says where to get it and what comes out.
 """
 
-from detectron2_agssp.data.prepare.cli import build_parser, run
-from detectron2_agssp.data.prepare.masks import MIN_AREA
-from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile
+from detectron2_agssp.data.formats.cli import build_parser, run
+from detectron2_agssp.data.formats.masks import MIN_AREA
+from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile
 
 if __name__ == "__main__":
     parser = build_parser(__doc__, "magnetic_tile")

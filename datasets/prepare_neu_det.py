@@ -5,8 +5,8 @@ SOURCE_DIR is the unpacked data set: images (*.jpg) and Pascal VOC files (*.xml)
 datasets/README.md says where to get it and what comes out.
 """
 
-from detectron2_agssp.data.prepare.cli import build_parser, run
-from detectron2_agssp.data.prepare.pipeline import prepare_neu_det
+from detectron2_agssp.data.formats.cli import build_parser, run
+from detectron2_agssp.data.formats.pipeline import prepare_neu_det
 
 if __name__ == "__main__":
     run(prepare_neu_det, build_parser(__doc__, "neu_det"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detectron2_agssp.data.prepare.classes import NEU_DET_CLASSES
+from detectron2_agssp.data.formats.classes import NEU_DET_CLASSES
 from detectron2_agssp.maps.store import MapStore
 
 HEIGHT, WIDTH = 48, 64

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from detectron2_agssp.data.prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
+from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 from detectron2_agssp.io.files import datasets_root
 
 _CLASSES = {"neu_det": NEU_DET_CLASSES, "magnetic_tile": MAGNETIC_TILE_CLASSES}

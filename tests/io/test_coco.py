@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from detectron2_agssp.data.prepare.coco import check_coco_json
-from detectron2_agssp.data.prepare.layout import write_json
+from detectron2_agssp.data.formats.coco import check_coco_json
+from detectron2_agssp.data.formats.layout import write_json
 from tests.data.prepare_sources import HEIGHT, WIDTH, write_image
 
 

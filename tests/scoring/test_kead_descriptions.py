@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detectron2_agssp.data.prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
+from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 from detectron2_agssp.scoring.kead.descriptions import (
     Defect,
     ObjectDescription,

@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from detectron2_agssp.boxes.components import resize_map
-from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile
+from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile
 from detectron2_agssp.evaluation import anomaly_metrics
 from detectron2_agssp.evaluation.truth import find_mask
 from detectron2_agssp.io.images import list_images

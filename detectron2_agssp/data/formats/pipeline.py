@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2_agssp.data.prepare.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
-from detectron2_agssp.data.prepare.coco import check_coco_json, coco_content
-from detectron2_agssp.data.prepare.layout import (
+from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
+from detectron2_agssp.data.formats.coco import check_coco_json, coco_content
+from detectron2_agssp.data.formats.layout import (
     checked_output,
     claim_files,
     default_output,
     place_file,
     write_json,
 )
-from detectron2_agssp.data.prepare.masks import MIN_AREA, read_magnetic_tile
-from detectron2_agssp.data.prepare.records import Record, checked_source
-from detectron2_agssp.data.prepare.report import Report
-from detectron2_agssp.data.prepare.splits import check_splits, make_splits, read_splits
-from detectron2_agssp.data.prepare.voc import read_neu_det
+from detectron2_agssp.data.formats.masks import MIN_AREA, read_magnetic_tile
+from detectron2_agssp.data.formats.records import Record, checked_source
+from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
+from detectron2_agssp.data.formats.voc import read_neu_det
 
 
 def prepare_neu_det(

@@ -11,7 +11,7 @@ import pycocotools.mask
 import pytest
 from PIL import Image
 
-from detectron2_agssp.data.prepare.pipeline import prepare_magnetic_tile, prepare_neu_det
+from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile, prepare_neu_det
 from tests.data.prepare_sources import (
     HEIGHT,
     WIDTH,

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from detectron2_agssp.data.prepare.layout import read_json
-from detectron2_agssp.data.prepare.records import Record
+from detectron2_agssp.data.formats.layout import read_json
+from detectron2_agssp.data.formats.records import Record
 
 # COCO files round x, y, width and height to two decimals, so that a sum may be off by 0.01.
 _ROUNDING = 0.02

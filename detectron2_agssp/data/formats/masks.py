@@ -8,8 +8,8 @@ import pycocotools.mask
 from PIL import Image
 from tqdm import tqdm
 
-from detectron2_agssp.data.prepare.classes import MAGNETIC_TILE_CLASSES
-from detectron2_agssp.data.prepare.records import (
+from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES
+from detectron2_agssp.data.formats.records import (
     Box,
     Record,
     checked_source,
@@ -18,7 +18,7 @@ from detectron2_agssp.data.prepare.records import (
     paired_stems,
     visible_files,
 )
-from detectron2_agssp.data.prepare.report import Report
+from detectron2_agssp.data.formats.report import Report
 
 DEFECT_FREE = "Free"
 EXPECTED = "MT_<class>/Imgs/ with images (*.jpg) and masks of the same names (*.png)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detectron2_agssp.data.prepare.report import Report
+from detectron2_agssp.data.formats.report import Report
 
 
 @dataclass(frozen=True)

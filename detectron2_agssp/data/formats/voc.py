@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from detectron2_agssp.data.prepare.classes import NEU_DET_CLASSES
-from detectron2_agssp.data.prepare.records import (
+from detectron2_agssp.data.formats.classes import NEU_DET_CLASSES
+from detectron2_agssp.data.formats.records import (
     Box,
     Record,
     checked_source,
@@ -16,7 +16,7 @@ from detectron2_agssp.data.prepare.records import (
     paired_stems,
     visible_files,
 )
-from detectron2_agssp.data.prepare.report import Report
+from detectron2_agssp.data.formats.report import Report
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from detectron2_agssp.data.prepare.report import Report
+from detectron2_agssp.data.formats.report import Report
 
 
 def build_parser(description: str, dataset: str) -> argparse.ArgumentParser:
