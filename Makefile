@@ -25,7 +25,7 @@ $(VENV)/bin/python:
 	$(BASE_PYTHON) -m venv $(VENV)
 
 quickstart: setup
-	$(PY) tools/quickstart.py --output $(OUTPUT) $(if $(IMAGES),--images "$(IMAGES)")
+	$(PY) -m examples.quickstart --output $(OUTPUT) $(if $(IMAGES),--images "$(IMAGES)")
 
 test: setup
 	$(PY) -m pytest -m "not slow"

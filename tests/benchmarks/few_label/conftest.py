@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from benchmarks.few_label.settings import load_benchmark
-from detectron2_agssp.data.synthetic import generate_sample_dataset
+from examples.quickstart.synthetic import generate_sample_dataset
 from tests.benchmarks.few_label.tiny_benchmark import CONTENT
 
 

@@ -1,5 +1,5 @@
 """``make quickstart``: the whole method on a synthetic sample, or on the user's own images."""
 
-from detectron2_agssp.quickstart.pipeline import run_on_images, run_on_sample
+from examples.quickstart.pipeline import run_on_images, run_on_sample
 
 __all__ = ["run_on_images", "run_on_sample"]

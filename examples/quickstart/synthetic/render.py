@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detectron2_agssp.data.synthetic.defects import CLASSES, Defect, add_defects
-from detectron2_agssp.data.synthetic.surfaces import SURFACES, make_surface, photograph
+from examples.quickstart.synthetic.defects import CLASSES, Defect, add_defects
+from examples.quickstart.synthetic.surfaces import SURFACES, make_surface, photograph
 
 SPLITS = ("train", "test")
 DEFECT_COUNT_PROBABILITIES = (0.6, 0.25, 0.15)  # of 1, 2 and 3 defects in an image with any

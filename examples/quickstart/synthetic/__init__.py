@@ -4,8 +4,8 @@ The images are synthetic. They show that a pipeline runs; they say nothing about
 real metal.
 """
 
-from detectron2_agssp.data.synthetic.defects import CLASSES
-from detectron2_agssp.data.synthetic.generate import generate_sample_dataset
-from detectron2_agssp.data.synthetic.surfaces import SURFACES
+from examples.quickstart.synthetic.defects import CLASSES
+from examples.quickstart.synthetic.generate import generate_sample_dataset
+from examples.quickstart.synthetic.surfaces import SURFACES
 
 __all__ = ["CLASSES", "SURFACES", "generate_sample_dataset"]

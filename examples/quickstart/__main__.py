@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """The whole method in minutes on two CPU cores: `make quickstart`.
 
-    tools/quickstart.py [--output DIR]                 a synthetic sample, with a comparison
-    tools/quickstart.py --images DIR [--output DIR]    your own folder: maps, boxes, pretraining
+    python -m examples.quickstart [--output DIR]                 a synthetic sample, compared
+    python -m examples.quickstart --images DIR [--output DIR]    maps, boxes, pretraining of yours
 
 Interrupted, it goes on where it was when called again. Delete the output folder to start anew.
 """
@@ -10,11 +9,11 @@ Interrupted, it goes on where it was when called again. Delete the output folder
 import argparse
 from pathlib import Path
 
-from detectron2_agssp.quickstart import run_on_images, run_on_sample
 from detectron2_agssp.utils.command_line import readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+from examples.quickstart import run_on_images, run_on_sample
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def main() -> None:

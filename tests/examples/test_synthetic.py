@@ -1,5 +1,4 @@
 import os
-import runpy
 from pathlib import Path
 
 import cv2
@@ -8,13 +7,12 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from detectron2_agssp.data.synthetic import CLASSES, SURFACES, generate, generate_sample_dataset
-from detectron2_agssp.data.synthetic.defects import MIN_AREA, MIN_LONG_SIDE
-from detectron2_agssp.data.synthetic.noise import fractal_noise, smooth_noise, streak_noise
-from detectron2_agssp.data.synthetic.render import plan_image, render_image
+from examples.quickstart.synthetic import CLASSES, SURFACES, generate, generate_sample_dataset
+from examples.quickstart.synthetic.defects import MIN_AREA, MIN_LONG_SIDE
+from examples.quickstart.synthetic.noise import fractal_noise, smooth_noise, streak_noise
+from examples.quickstart.synthetic.render import plan_image, render_image
 
 SIZES = ((72, 96), (96, 72), (80, 80))
-TOOL = Path(__file__).parents[2] / "tools" / "make_sample_data.py"
 
 
 def make(root, **arguments):
@@ -285,7 +283,8 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 
 def test_command_line(tmp_path, capsys):
-    main = runpy.run_path(str(TOOL))["main"]
+    from examples.quickstart.synthetic.__main__ import main
+
     root = tmp_path / "set"
     main([str(root), "--num-train", "3", "--num-test", "1", "--seed", "4"])
     output = capsys.readouterr().out

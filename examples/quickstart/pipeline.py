@@ -6,19 +6,19 @@ import numpy as np
 from tabulate import tabulate
 
 from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
-from detectron2_agssp.data.synthetic import CLASSES, generate_sample_dataset
 from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
 from detectron2_agssp.io.coco import read_coco, register_coco, subset
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.generate import generate_anomaly_maps
-from detectron2_agssp.quickstart import report
-from detectron2_agssp.quickstart.stages import (
+from examples.quickstart import report
+from examples.quickstart.stages import (
     AGBP_OVERRIDES,
     DETECTOR_ITERATIONS,
     DETECTOR_OVERRIDES,
     Timings,
 )
+from examples.quickstart.synthetic import CLASSES, generate_sample_dataset
 
 NUM_TRAIN, NUM_TEST, NUM_LABELED = 160, 60, 40
 MAP_OVERRIDES = {"AGSSP.SCORER.IMAGE_SIZE": 256}

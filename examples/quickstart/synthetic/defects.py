@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from detectron2_agssp.data.synthetic.noise import fractal_noise, smooth_noise, streak_noise
+from examples.quickstart.synthetic.noise import fractal_noise, smooth_noise, streak_noise
 
 CLASSES = ("scratch", "pit", "crack", "inclusion", "patch", "scale")
 

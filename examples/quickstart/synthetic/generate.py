@@ -11,12 +11,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from detectron2_agssp.data.synthetic.defects import CLASSES, Defect, tight_box
-from detectron2_agssp.data.synthetic.render import SPLITS, plan_image, render_image
-from detectron2_agssp.data.synthetic.surfaces import SURFACES
 from detectron2_agssp.io.files import atomic_write
+from examples.quickstart.synthetic.defects import CLASSES, Defect, tight_box
+from examples.quickstart.synthetic.render import SPLITS, plan_image, render_image
+from examples.quickstart.synthetic.surfaces import SURFACES
 
-GENERATOR = "detectron2_agssp.data.synthetic"
+GENERATOR = "examples.quickstart.synthetic"
 # Part of the settings: raise it whenever the same arguments would give other pixels.
 GENERATOR_VERSION = 1
 MIN_SIDE = 64  # px; a smaller image has no room for the larger defects

@@ -1,12 +1,11 @@
-#!/usr/bin/env python
 """Make a synthetic set of metal-surface defects to try the pipeline on, without a download.
 
-python tools/make_sample_data.py datasets/sample --num-train 160 --num-test 60
+python -m examples.quickstart.synthetic datasets/sample --num-train 160 --num-test 60
 """
 
 import argparse
 
-from detectron2_agssp.data.synthetic import generate_sample_dataset
+from examples.quickstart.synthetic import generate_sample_dataset
 
 REGISTRATION = """\
 Register it with Detectron2:

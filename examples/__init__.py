@@ -1,0 +1,1 @@
+"""Runnable examples. Not installed with the package."""
