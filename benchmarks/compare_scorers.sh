@@ -53,12 +53,12 @@ for scorer in "${@:-mahalanobis}"; do
         AGSSP.CALIBRATION.LOW_QUANTILE 0.0 AGSSP.CALIBRATION.HIGH_QUANTILE 1.0
         AGSSP.CALIBRATION.MAX_IMAGES 64)
     start=$SECONDS
-    "$python" -W ignore "$here/tools/generate_anomaly_maps.py" "$out/train" "$out/maps/$scorer/train" \
+    "$python" -W ignore -m detectron2_agssp maps "$out/train" "$out/maps/$scorer/train" \
         --fit-only "${common[@]}" >"$out/$scorer.log" 2>&1
     fitted=$SECONDS
-    "$python" -W ignore "$here/tools/generate_anomaly_maps.py" "$out/test" "$out/maps/$scorer/test" \
+    "$python" -W ignore -m detectron2_agssp maps "$out/test" "$out/maps/$scorer/test" \
         --fitted-by "$out/maps/$scorer/train" "${common[@]}" >>"$out/$scorer.log" 2>&1
     echo "$scorer: fit $((fitted - start)) s, score $((SECONDS - fitted)) s" | tee -a "$out/times.txt"
-    "$python" -W ignore "$here/tools/evaluate_anomaly_maps.py" "$out/maps/$scorer/test" \
+    "$python" -W ignore -m detectron2_agssp evaluate maps "$out/maps/$scorer/test" \
         "$root/annotations/test.json" --output "$out/$scorer.json"
 done

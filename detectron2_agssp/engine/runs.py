@@ -111,7 +111,7 @@ def load_trained(cfg: CfgNode, weights: str | Path) -> nn.Module:
         raise ValueError(
             f"{weights} has no values for {len(missing)} tensors of the backbone, {missing[0]!r} "
             "for one. Give a checkpoint of a model of this config; of another model with the same "
-            "backbone, export that by tools/export_backbone.py."
+            "backbone, export that by agssp backbone."
         )
     return model
 

@@ -160,7 +160,7 @@ def _in_order(store: MapStore, side: int) -> Iterator[tuple[list[str], int, dict
             raise ValueError(
                 f"{store.manifest_path} is not in order: {entry['image']!r} comes after "
                 f"{'/'.join(previous)!r}. A run that was interrupted leaves it so; run "
-                "tools/generate_anomaly_maps.py again, which finishes and sorts it."
+                "agssp maps again, which finishes and sorts it."
             )
         previous = key
         yield key, side, entry

@@ -105,7 +105,7 @@ def finite_score(entry: dict, path: Path) -> float:
     if not isinstance(score, int | float) or not math.isfinite(score):
         raise ValueError(
             f"{path}: image {entry['image']!r} has score {score!r}; expected a finite number. "
-            "Delete its map and run tools/generate_anomaly_maps.py again."
+            "Delete its map and run agssp maps again."
         )
     return float(score)
 

@@ -87,7 +87,7 @@ class MapStore:
         if not self.manifest_path.exists():
             raise FileNotFoundError(
                 f"{self.root} has no manifest.jsonl, so it is not a map folder. Make one with "
-                "tools/generate_anomaly_maps.py IMAGE_DIR MAP_DIR."
+                "agssp maps IMAGE_DIR MAP_DIR."
             )
         with open(self.manifest_path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -252,24 +252,24 @@ def load_map(path: str | Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"Anomaly map {str(path)!r} is missing although the manifest lists it. Run "
-            "tools/generate_anomaly_maps.py again on the same folders: it makes what is missing."
+            "agssp maps again on the same folders: it makes what is missing."
         ) from error
     except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(
             f"Anomaly map {str(path)!r} is not a readable .npy file ({error}). Delete it and run "
-            "tools/generate_anomaly_maps.py again."
+            "agssp maps again."
         ) from error
     if stored.ndim != 2 or stored.size == 0 or stored.dtype.kind not in "fiu":
         raise ValueError(
             f"Anomaly map {str(path)!r} has shape {stored.shape} and type {stored.dtype}; expected "
-            "numbers (h, w). Delete it and run tools/generate_anomaly_maps.py again."
+            "numbers (h, w). Delete it and run agssp maps again."
         )
     anomaly_map = stored.astype(np.float32)
     low, high = anomaly_map.min(), anomaly_map.max()
     if not (low >= 0 and high <= 1):
         raise ValueError(
             f"Anomaly map {str(path)!r} has values from {low} to {high}; expected numbers in "
-            "[0, 1]. Delete it and run tools/generate_anomaly_maps.py again."
+            "[0, 1]. Delete it and run agssp maps again."
         )
     if sees_nothing(anomaly_map):
         raise ValueError(

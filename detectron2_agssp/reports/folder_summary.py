@@ -142,7 +142,7 @@ def summarize_map_folder(
     if num_images == 0:
         raise ValueError(
             f"The manifest of {store.root} is empty: there are no maps to look at. Run "
-            "tools/generate_anomaly_maps.py; if it did, its skipped.jsonl says why there are none."
+            "agssp maps; if it did, its skipped.jsonl says why there are none."
         )
     if low == high:
         low, high = low - 0.5, high + 0.5

@@ -155,7 +155,7 @@ def _add_panels(page, cfg, map_root: Path, image_root, summary: FolderSummary) -
         page.add_text(
             f"{draw.missing} of these images could not be read; their folder is "
             f"{draw.image_root or 'unknown'}. If they moved, name their new place: "
-            "tools/visualize_anomaly_maps.py MAP_DIR OUTPUT --report --image-root FOLDER."
+            "agssp report MAP_DIR OUTPUT --report --image-root FOLDER."
         )
 
 
@@ -223,7 +223,7 @@ def _add_skipped(page: HtmlReport, skipped: SkippedFiles | None) -> None:
     if skipped is None:
         page.add_text(
             "The folder has no skipped.jsonl: the run that makes it has not ended, or was an older "
-            "version's. Run tools/generate_anomaly_maps.py again to finish it."
+            "version's. Run agssp maps again to finish it."
         )
         return
     if skipped.count == 0:

@@ -1,4 +1,4 @@
-"""tools/export_backbone.py from the command line."""
+"""agssp backbone from the command line."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ def run_dir(tmp_path):
     return tmp_path
 
 
-def export(tools, folder, *arguments):
-    return run_script(tools / "export_backbone.py", *arguments, output=folder)
+def export(folder, *arguments):
+    return run_script("detectron2_agssp.cli.backbone", *arguments, output=folder)
 
 
-def test_exports_the_checkpoint_and_records_its_config(tools, run_dir):
+def test_exports_the_checkpoint_and_records_its_config(run_dir):
     checkpoint, output = run_dir / "model_final.pth", run_dir / "backbone.pth"
     config = ["--config-file", run_dir / "config.yaml"]
-    done = export(tools, run_dir, *config, checkpoint, output)
+    done = export(run_dir, *config, checkpoint, output)
     assert (done.code, done.stderr) == (0, "")
     assert done.stdout == f"Wrote {output}\n"
     exported = torch.load(output, weights_only=True)
@@ -37,10 +37,10 @@ def test_exports_the_checkpoint_and_records_its_config(tools, run_dir):
         assert torch.equal(tensor, trained[f"backbone.{name}"])
 
 
-def test_pairs_override_the_config_and_a_difference_is_told(tools, run_dir):
+def test_pairs_override_the_config_and_a_difference_is_told(run_dir):
     config = ["--config-file", run_dir / "config.yaml"]
     files = [run_dir / "model_final.pth", run_dir / "backbone.pth"]
-    done = export(tools, run_dir, *files, *config, "MODEL.PIXEL_MEAN", "[9.0, 9.0, 9.0]")
+    done = export(run_dir, *files, *config, "MODEL.PIXEL_MEAN", "[9.0, 9.0, 9.0]")
     assert done.code == 0
     assert "MODEL.PIXEL_MEAN: [1.0, 2.0, 3.0]" in done.stderr
     assert torch.load(files[1], weights_only=True)["agssp"]["pixel_mean"] == [9.0] * 3
@@ -59,10 +59,10 @@ def test_pairs_override_the_config_and_a_difference_is_told(tools, run_dir):
         ),
     ],
 )
-def test_errors_are_one_message(tools, run_dir, checkpoint, arguments, message):
+def test_errors_are_one_message(run_dir, checkpoint, arguments, message):
     arguments = [run_dir / word if word.endswith(".yaml") else word for word in arguments]
     output = run_dir / "backbone.pth"
-    done = export(tools, run_dir, run_dir / checkpoint, output, *arguments)
+    done = export(run_dir, run_dir / checkpoint, output, *arguments)
     assert done.code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -150,7 +150,7 @@ def test_another_backbone_raises_and_lists_what_is_missing(kind, weights):
 def test_ninety_percent_is_the_limit(share, loads, distiller, tmp_path):
     path = export_backbone(distiller, tmp_path / "backbone.pth")
     content = torch.load(path, weights_only=True)
-    del content["agssp"]  # tools/convert_openmmlab.py does not know it
+    del content["agssp"]  # agssp convert does not know it
     names = sorted(content["model"])
     for name in names[: int(share * len(names))]:
         del content["model"][name]

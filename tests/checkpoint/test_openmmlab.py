@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
 from detectron2_agssp.checkpoint.openmmlab import convert_checkpoint, convert_openmmlab
+from detectron2_agssp.cli import convert as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("AGSSP_SHARED_GOLDEN", ROOT.parent / "shared" / "golden"))
@@ -244,7 +244,7 @@ def test_swin_tensors_of_another_meaning_are_refused(key, change, message):
 @pytest.fixture(scope="module")
 def convert():
     """``main`` of the command-line tool."""
-    return runpy.run_path(str(ROOT / "tools" / "convert_openmmlab.py"))["main"]
+    return cli.main
 
 
 def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):

@@ -242,7 +242,7 @@ def test_weights_that_do_not_fit(trained, tmp_path):
         load_distiller(cfg, "absent.pth")
     detector = make_model("agdp/faster_rcnn_lite0_fpn.yaml", SMALL_TIMM)
     DetectionCheckpointer(detector, str(tmp_path)).save("detector")
-    with pytest.raises(ValueError, match=r"detector\.pth has no values for .*export_backbone"):
+    with pytest.raises(ValueError, match=r"detector\.pth has no values for .*agssp backbone"):
         load_distiller(cfg, str(tmp_path / "detector.pth"))
     with pytest.raises(ValueError, match="is 'GeneralizedRCNN', which gives no energies"):
         load_distiller(make_cfg("agdp/faster_rcnn_lite0_fpn.yaml"), "")
@@ -259,7 +259,7 @@ def test_tool(folders, trained, tmp_path, order):
         "folders first": [*folders, *options, *output, *weights, *pairs],
         "after a double dash": [*options, *output, *weights, "--", *folders, *pairs],
     }[order]
-    done = run_script(ROOT / "tools/evaluate_energies.py", *arguments, output=tmp_path)
+    done = run_script("detectron2_agssp.cli.evaluate_energies", *arguments, output=tmp_path)
     assert done.code == 0, done.stderr
     tables = json.loads((tmp_path / "table.json").read_text())
     assert list(tables) == sorted(["imagenet", str(trained[1])])

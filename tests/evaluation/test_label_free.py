@@ -227,7 +227,7 @@ def test_pairs_between_folders():
 
 
 @pytest.mark.parametrize("order", ["folders first", "pairs first", "between"])
-def test_tool(tools, known, make_folder, tmp_path, order):
+def test_tool(known, make_folder, tmp_path, order):
     other = make_folder("other", {"a/2.png": blocks((5, 10, 15, 30, 1)), "b/3.png": blocks()})
     pairs = ["AGSSP.BOXES.THRESHOLD_MODE", "fixed", "AGSSP.BOXES.THRESHOLD", "0.4"]
     arguments = {
@@ -236,7 +236,7 @@ def test_tool(tools, known, make_folder, tmp_path, order):
         "between": [known, *pairs, "--seed", 3, other],
     }[order]
     output = tmp_path / "table.json"
-    script = tools / "compare_anomaly_maps.py"
+    script = "detectron2_agssp.cli.compare"
     done = run_script(script, *arguments, "--output", output, output=tmp_path)
     assert done.code == 0, done.stderr
     written = json.loads(output.read_text())
@@ -255,9 +255,9 @@ def test_tool(tools, known, make_folder, tmp_path, order):
         (["AGSSP.BOXES.MARGIN", "1"], "name at least one MAP_DIR"),
     ],
 )
-def test_errors_of_the_tool(tools, tmp_path, monkeypatch, arguments, message):
+def test_errors_of_the_tool(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    done = run_script(tools / "compare_anomaly_maps.py", *arguments, output=tmp_path)
+    done = run_script("detectron2_agssp.cli.compare", *arguments, output=tmp_path)
     assert done.code == 2
     assert "Traceback" not in done.stderr
     assert re.search(message, done.stderr), done.stderr

@@ -24,9 +24,9 @@ TINY = [
 
 
 @pytest.fixture
-def run(tools, tmp_path):
+def run(tmp_path):
     def run_tool(name, *arguments):
-        return run_script(tools / name, *arguments, output=tmp_path)
+        return run_script(f"detectron2_agssp.cli.{name}", *arguments, output=tmp_path)
 
     return run_tool
 
@@ -57,7 +57,7 @@ def test_generate(run, config, image_folder, tmp_path, order):
         "config first": [*config, image_folder, maps, *TINY],
         "config between": [image_folder, *config, maps, *TINY],
     }[order]
-    done = run("generate_anomaly_maps.py", *arguments)
+    done = run("maps", *arguments)
     assert done.code == 0, done.stderr
     assert "6 maps made, 0 were there, 0 images skipped" in done.stdout
     assert "register_unlabeled" in done.stdout
@@ -65,11 +65,11 @@ def test_generate(run, config, image_folder, tmp_path, order):
     assert np.load(maps / entry["map"]).shape == (4, 4), "STRIDES of the file, size of the pairs"
 
 
-def test_generate_into_the_data_sets_folder(tools, config, image_folder, tmp_path):
+def test_generate_into_the_data_sets_folder(config, image_folder, tmp_path):
     """As a plain subprocess, with the environment's folder of data sets."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
-    script = tools / "generate_anomaly_maps.py"
-    command = [sys.executable, script, image_folder, tmp_path / "agssp/mine", *config, *TINY]
+    script = "detectron2_agssp.cli.maps"
+    command = [sys.executable, "-m", script, image_folder, tmp_path / "agssp/mine", *config, *TINY]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "('agssp_mine',)" in done.stdout
@@ -82,7 +82,7 @@ def test_pseudo_boxes(run, map_folder, tmp_path, pairs_first):
     config.write_text("AGSSP:\n  BOXES:\n    THRESHOLD_MODE: fixed\n")
     pairs, file = ["AGSSP.BOXES.THRESHOLD", "0.25"], ["--config-file", config]
     options = [*pairs, *file] if pairs_first else [*file, *pairs]
-    done = run("generate_pseudo_boxes.py", map_folder, output, *options)
+    done = run("boxes", map_folder, output, *options)
     assert done.code == 0, done.stderr
     assert "1 boxes in 1 of 1 images, threshold 0.2500" in done.stdout
     assert len(json.loads(output.read_text())["annotations"]) == 1
@@ -90,7 +90,7 @@ def test_pseudo_boxes(run, map_folder, tmp_path, pairs_first):
 
 def test_evaluate(run, map_folder, tmp_path):
     done = run(
-        "evaluate_anomaly_maps.py",
+        "evaluate_maps",
         *["--size", 0, map_folder, tmp_path / "masks", "--output", tmp_path / "table.json"],
     )
     assert done.code == 0, done.stderr
@@ -106,7 +106,7 @@ def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
     content = {"images": [image], "annotations": [label], "categories": [{"id": 1, "name": "dent"}]}
     (tmp_path / "labels.json").write_text(json.dumps(content))
     done = run(
-        "evaluate_pseudo_boxes.py",
+        "evaluate_boxes",
         *["--thresholds", "0.2,0.4", map_folder, tmp_path / "labels.json"],
         *["AGSSP.BOXES.MARGIN", "0.25", "--output", tmp_path / "table.json"],
     )
@@ -120,15 +120,15 @@ def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate_anomaly_maps.py", "absent", "out"], "error: Image folder .*absent' does not"),
-        (["generate_anomaly_maps.py", ".", "out"], "holds no images"),
-        (["generate_anomaly_maps.py", ".", "out", "AGSSP.SCORER.SIZE", "3"], "AGSSP.SCORER.SIZE"),
-        (["generate_anomaly_maps.py", ".", "out", "AGSSP.SCORER.NAME"], r"\['AGSSP.SCORER.NAME'\]"),
-        (["generate_anomaly_maps.py", ".", "out", "--config-file", "no.yaml"], r"no\.yaml"),
-        (["generate_anomaly_maps.py", ".", "out", "--config-file", "bad.yaml"], r"bad\.yaml"),
-        (["generate_pseudo_boxes.py", "absent", "out.json"], r"absent has no manifest\.jsonl"),
-        (["evaluate_pseudo_boxes.py", "absent", "labels.json"], r"labels\.json"),
-        (["evaluate_anomaly_maps.py", "absent", "also"], "Mask folder .*also' does not exist"),
+        (["maps", "absent", "out"], "error: Image folder .*absent' does not"),
+        (["maps", ".", "out"], "holds no images"),
+        (["maps", ".", "out", "AGSSP.SCORER.SIZE", "3"], "AGSSP.SCORER.SIZE"),
+        (["maps", ".", "out", "AGSSP.SCORER.NAME"], r"\['AGSSP.SCORER.NAME'\]"),
+        (["maps", ".", "out", "--config-file", "no.yaml"], r"no\.yaml"),
+        (["maps", ".", "out", "--config-file", "bad.yaml"], r"bad\.yaml"),
+        (["boxes", "absent", "out.json"], r"absent has no manifest\.jsonl"),
+        (["evaluate_boxes", "absent", "labels.json"], r"labels\.json"),
+        (["evaluate_maps", "absent", "also"], "Mask folder .*also' does not exist"),
     ],
 )
 def test_errors(run, tmp_path, monkeypatch, arguments, message):

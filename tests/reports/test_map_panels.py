@@ -82,9 +82,9 @@ class TestPanels:
 
 class TestTool:
     @pytest.fixture
-    def run(self, tools, tmp_path):
+    def run(self, tmp_path):
         def run_tool(*arguments):
-            tool = tools / "visualize_anomaly_maps.py"
+            tool = "detectron2_agssp.cli.report"
             return run_script(tool, *arguments, output=tmp_path)
 
         return run_tool

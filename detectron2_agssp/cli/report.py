@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Shows a map folder: panels of image, map, overlay and pseudo-boxes, or one HTML report.
 
-    tools/visualize_anomaly_maps.py MAP_DIR OUTPUT_DIR --report
-    tools/visualize_anomaly_maps.py MAP_DIR OUTPUT_DIR AGSSP.BOXES.MARGIN 0.2 --num 30
-    tools/visualize_anomaly_maps.py MAP_DIR OUTPUT_DIR --images line1/plate7.png 'line2/*'
+    agssp report MAP_DIR OUTPUT_DIR --report
+    agssp report MAP_DIR OUTPUT_DIR AGSSP.BOXES.MARGIN 0.2 --num 30
+    agssp report MAP_DIR OUTPUT_DIR --images line1/plate7.png 'line2/*'
 
 Panels are written as OUTPUT_DIR/<image>.png, the report as OUTPUT_DIR/report.html: one file that
 opens from disk. Boxes are cut at the folder's threshold by the config's AGSSP.BOXES.

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Makes anomaly maps of a folder of images, without labels.
 
-    tools/generate_anomaly_maps.py IMAGE_DIR MAP_DIR
-    tools/generate_anomaly_maps.py IMAGE_DIR MAP_DIR \
+    agssp maps IMAGE_DIR MAP_DIR
+    agssp maps IMAGE_DIR MAP_DIR \
         --config-file configs/maps/mahalanobis.yaml AGSSP.SCORER.IMAGE_SIZE 512
 
 A MAP_DIR of the form $DETECTRON2_DATASETS/agssp/NAME is at once a data set. Run the same command

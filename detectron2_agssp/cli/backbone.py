@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Exports a checkpoint's backbone for detectors, with or without this package.
 
-    tools/export_backbone.py output/agbp/R50/model_final.pth backbone.pth \
+    agssp backbone output/agbp/R50/model_final.pth backbone.pth \
         --config-file output/agbp/R50/config.yaml
 
 The config is the training run's own: its pixel statistics are recorded in the export, which then

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Judges map folders without labels, to choose a scorer and a threshold before training.
 
-    tools/compare_anomaly_maps.py MAP_DIR [MAP_DIR ...] [--max-images 1000] [--output table.json]
-    tools/compare_anomaly_maps.py MAP_DIR MAP_DIR AGSSP.BOXES.MARGIN 0.2
+    agssp compare MAP_DIR [MAP_DIR ...] [--max-images 1000] [--output table.json]
+    agssp compare MAP_DIR MAP_DIR AGSSP.BOXES.MARGIN 0.2
 
 Of each folder: the threshold, how many images have boxes, the boxes' number and size, what they
 cover, and whether they stay where the threshold moves by --delta. Of each two folders of the same

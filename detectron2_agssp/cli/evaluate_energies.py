@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Judges a backbone's energies against masks, before and after AGBP: pixel AUROC and AP by class.
 
-    tools/evaluate_energies.py IMAGE_DIR MASKS --config-file configs/agbp/R50.yaml \
+    agssp evaluate energies IMAGE_DIR MASKS --config-file configs/agbp/R50.yaml \
         --weights imagenet output/agbp/R50/model_final.pth
 
 The config is AGBP's; its distilled features are judged. WEIGHTS are checkpoints of AGBP, exported

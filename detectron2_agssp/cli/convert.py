@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Convert the backbone of an OpenMMLab checkpoint into a file for Detectron2's MODEL.WEIGHTS.
 
-python tools/convert_openmmlab.py swin_tiny.pth swin_tiny_d2.pth
+agssp convert swin_tiny.pth swin_tiny_d2.pth
 """
 
 import argparse

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Writes the pseudo-boxes of a map folder as COCO json, to look at or to use elsewhere.
 
-    tools/generate_pseudo_boxes.py MAP_DIR OUTPUT.json AGSSP.BOXES.MARGIN 0.2
+    agssp boxes MAP_DIR OUTPUT.json AGSSP.BOXES.MARGIN 0.2
 
 AGDP itself does not need the file: PseudoBoxMapper cuts boxes from the maps while training.
 """

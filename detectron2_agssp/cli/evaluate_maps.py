@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Judges a map folder against masks: AUROC, AP, F1-max and AUPRO by class and on average.
 
-    tools/evaluate_anomaly_maps.py MAP_DIR MASKS [--size 256] [--output table.json]
+    agssp evaluate maps MAP_DIR MASKS [--size 256] [--output table.json]
 
 MASKS is a folder of masks with the images' relative paths (scratches/1.jpg -> scratches/1.png),
 where a class is the first folder of an image's path; or a COCO json, whose boxes (or masks) are

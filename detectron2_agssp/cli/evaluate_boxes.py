@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Judges the pseudo-boxes of a map folder against labels that pretraining did not see.
 
-    tools/evaluate_pseudo_boxes.py MAP_DIR COCO_JSON [--thresholds 0.2,0.3] [--iou 0.5]
-    tools/evaluate_pseudo_boxes.py MAP_DIR COCO_JSON AGSSP.BOXES.MARGIN 0.2 --output table.json
+    agssp evaluate boxes MAP_DIR COCO_JSON [--thresholds 0.2,0.3] [--iou 0.5]
+    agssp evaluate boxes MAP_DIR COCO_JSON AGSSP.BOXES.MARGIN 0.2 --output table.json
 
 Of each threshold, and of the one by which AGDP cuts its boxes (marked *): precision and recall at
 --iou, whether the labels were hit at all (a box's centre lies in them), the boxes an image, and
