@@ -13,7 +13,7 @@ from .common_lite0 import backbone, lr_multiplier, optimizer, pixels, train  # n
 
 dataset_names = {"train": "agssp_neu_det"}
 
-optimizer.lr = 0.002  # at 0.01 features collapse into half as many directions (benchmarks/notebook.md)
+optimizer.lr = 0.002  # at 0.01 features span half as many directions (benchmarks/notebook.md)
 backbone.freeze_at = 3
 model = L(AnomalyDistiller)(
     backbone=backbone,
