@@ -112,7 +112,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["detectron2_agssp", "detectron2_agssp.*"]),
     include_package_data=True,
-    package_data={"detectron2_agssp.scoring.kead": ["builtin/*.yaml"]},
+    package_data={
+        "detectron2_agssp.scoring.kead": ["builtin/*.yaml"],
+        "detectron2_agssp.reports": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision",
@@ -126,6 +129,7 @@ setup(
         "tqdm",
         "tabulate",
         "matplotlib",
+        "jinja2>=3.1",
         "tensorboard",
         # Detectron2 imports pkg_resources, which setuptools 81 removed.
         "setuptools<81",
