@@ -1,6 +1,7 @@
-"""Operators of anomaly scoring: compiled where they were built, else pure PyTorch.
+"""Operators of anomaly scoring: compiled on the CPU where they were built, else pure PyTorch.
 
-``AGSSP_OPS=reference`` or ``native`` in the environment forces one.
+``AGSSP_OPS=reference`` or ``native`` in the environment forces one; the CUDA kernels run only with
+``native``.
 """
 
 from detectron2_agssp.ops.anomaly_boxes import anomaly_boxes

@@ -96,9 +96,9 @@ def reference(
     size: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same by OpenCV's contours, on the CPU; the results return to the maps' device."""
-    boxes = torch.zeros(len(maps), max_boxes, 4)
-    scores = torch.zeros(len(maps), max_boxes)
-    counts = torch.zeros(len(maps), dtype=torch.int64)
+    boxes = torch.zeros(len(maps), max_boxes, 4, device="cpu")
+    scores = torch.zeros(len(maps), max_boxes, device="cpu")
+    counts = torch.zeros(len(maps), dtype=torch.int64, device="cpu")
     if maps.numel():
         found = map(
             _boxes_of_map,

@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 VARIABLE = "AGSSP_OPS"
 CHOICES = ("", "reference", "native")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+# Kernels that compile but that no committed run has shown to be right: only AGSSP_OPS=native
+# chooses them.
+UNPROVEN = frozenset({"cuda"})
+OPERATORS = ("anomaly_boxes", "channel_energy", "min_cosine_distance", "text_anomaly_score")
 HOW_TO_BUILD = "`pip install --no-build-isolation -e .` where there is a C++ compiler"
 
 
@@ -45,12 +49,18 @@ def _load() -> str:
     return ""
 
 
+def _wanted() -> str:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in CHOICES:
+        choices = ", ".join(map(repr, CHOICES))
+        raise ValueError(f"{VARIABLE} is {wanted!r}. Choices: {choices}.")
+    return wanted
+
+
 # "" where the library is loaded, else why it is not.
 MISSING = _load()
-# What AGSSP_OPS asks for: "" (native where there is one), "reference" or "native".
-WANTED = os.environ.get(VARIABLE, "")
-if WANTED not in CHOICES:
-    raise ValueError(f"{VARIABLE} is {WANTED!r}. Choices: '', 'reference', 'native'.")
+# What AGSSP_OPS asks for: "" (native where there is a proven one), "reference" or "native".
+WANTED = _wanted()
 
 
 def register_native(name: str, register: Callable[[], None]) -> frozenset[str]:
@@ -73,6 +83,10 @@ def register_native(name: str, register: Callable[[], None]) -> frozenset[str]:
         )
         return frozenset()
     register()
+    return _devices(name)
+
+
+def _devices(name: str) -> frozenset[str]:
     return frozenset(
         device
         for device, key in DEVICES.items()
@@ -80,20 +94,30 @@ def register_native(name: str, register: Callable[[], None]) -> frozenset[str]:
     )
 
 
+def compiled_devices() -> frozenset[str]:
+    """The device types for which every operator was compiled."""
+    if MISSING or not all(hasattr(torch.ops.detectron2_agssp, name) for name in OPERATORS):
+        return frozenset()
+    return frozenset.intersection(*map(_devices, OPERATORS))
+
+
 def use_native(devices: frozenset[str], device: torch.device) -> bool:
-    """Whether an operator with kernels for ``devices`` runs compiled on ``device``.
+    """Whether an operator with kernels for ``devices`` runs compiled on ``device``; where its
+    kernels are :data:`UNPROVEN`, only if AGSSP_OPS is "native".
 
     Raises:
         RuntimeError: AGSSP_OPS is "native" and there is no kernel.
     """
     if WANTED == "reference":
         return False
-    if WANTED == "native" and device.type not in devices:
-        raise RuntimeError(
-            f"{VARIABLE} is 'native', but this operator cannot run so on {device.type}: "
-            f"{MISSING or 'the library has no such kernel'}."
-        )
-    return device.type in devices
+    if WANTED == "native":
+        if device.type not in devices:
+            raise RuntimeError(
+                f"{VARIABLE} is 'native', but this operator cannot run so on {device.type}: "
+                f"{MISSING or 'the library has no such kernel'}."
+            )
+        return True
+    return device.type in devices - UNPROVEN
 
 
 def describe(devices: frozenset[str]) -> str:
@@ -103,4 +127,7 @@ def describe(devices: frozenset[str]) -> str:
     if not devices:
         return "pure PyTorch (the compiled library has no kernel of it)"
     asked = f"; {VARIABLE}={WANTED}" if WANTED else ""
+    unproven = " and ".join(sorted(devices & UNPROVEN))
+    if unproven and WANTED != "native":
+        asked += f"; on {unproven} pure PyTorch unless {VARIABLE}=native"
     return f"compiled for {' and '.join(sorted(devices))}{asked}"

@@ -1,35 +1,29 @@
 """What the tests of boxes share: patterns, an independent implementation, and both of ours."""
 
 import sys
-from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from scipy import ndimage
 
-from detectron2_agssp.ops import anomaly_boxes, native
+from detectron2_agssp.ops import anomaly_boxes
 
 # "detectron2_agssp.ops.anomaly_boxes" as an attribute is the function.
 MODULE = sys.modules["detectron2_agssp.ops.anomaly_boxes"]
-UNBUILT = "" if "cpu" in MODULE.NATIVE_DEVICES else native.MISSING or "no CPU kernel in the library"
-needs_native = pytest.mark.skipif(bool(UNBUILT), reason=UNBUILT)
-both = pytest.mark.parametrize(
-    "implementation", [pytest.param("native", marks=needs_native), "reference"]
-)
 ALL = 10**4
 NAN, INF = float("nan"), float("inf")
 
 
-def find(implementation, maps, thresholds=0.5, min_areas=0, max_boxes=ALL, size=None):
+def find(maps, thresholds=0.5, min_areas=0, max_boxes=ALL, size=None):
     """Of (N, H, W) or (H, W) arrays; a list of (boxes, scores) without the zero rows."""
-    maps = torch.as_tensor(np.atleast_3d(maps.T).T if isinstance(maps, np.ndarray) else maps)
+    device = torch.get_default_device()
+    if isinstance(maps, np.ndarray):
+        maps = torch.from_numpy(np.atleast_3d(maps.T).T).to(device)
     thresholds, min_areas = (
-        torch.as_tensor(values, dtype=torch.float64).expand(len(maps))
+        torch.as_tensor(values, dtype=torch.float64, device=device).expand(len(maps))
         for values in (thresholds, min_areas)
     )
-    with mock.patch.object(native, "WANTED", implementation):
-        boxes, scores, counts = anomaly_boxes(maps, thresholds, min_areas, max_boxes, size=size)
+    boxes, scores, counts = anomaly_boxes(maps, thresholds, min_areas, max_boxes, size=size)
     assert boxes.shape == (len(maps), max_boxes, 4)
     assert scores.shape == (len(maps), max_boxes)
     assert counts.shape == (len(maps),)

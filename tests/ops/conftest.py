@@ -3,16 +3,14 @@
 import pytest
 import torch
 
-from detectron2_agssp.ops import native
+from tests.ops.implementations import NATIVE, REFERENCE
 
 
-@pytest.fixture(params=["reference", "native"])
-def implementation(request, monkeypatch) -> str:
-    """Runs a test once with pure PyTorch, once with the compiled operators."""
-    if request.param == "native" and native.MISSING:
-        pytest.skip(f"compiled operators: {native.MISSING}")
-    monkeypatch.setattr(native, "WANTED", request.param)
-    return request.param
+@pytest.fixture(params=[*REFERENCE, *NATIVE])
+def implementation(request):
+    """Runs a test by pure PyTorch and by the compiled operators, on each device there is."""
+    with request.param.active():
+        yield request.param
 
 
 @pytest.fixture

@@ -1,29 +1,27 @@
 """Boxes of maps: types, layouts, threads, registration, and what is refused."""
 
-from unittest import mock
-
 import pytest
 import torch
 
-from detectron2_agssp.ops import anomaly_boxes, native
-from tests.ops.box_cases import both, by_hand, find, needs_native
+from detectron2_agssp.ops import anomaly_boxes
+from tests.ops.box_cases import by_hand, find
+from tests.ops.implementations import only_compiled, uniform
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
-@both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_other_types(implementation, dtype):
-    maps = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected = [by_hand(full) for full in maps.float().numpy()]
-    assert find(implementation, maps) == expected
-    with mock.patch.object(native, "WANTED", implementation):
-        boxes, scores, _ = anomaly_boxes(
-            maps.requires_grad_(), torch.full((3,), 0.5).to(dtype), torch.tensor([0, 1, 2]), 4
-        )
+def test_other_types(dtype):
+    maps = uniform(3, 20, 30).to(dtype)
+    expected = [by_hand(full) for full in maps.float().cpu().numpy()]
+    assert find(maps) == expected
+    boxes, scores, _ = anomaly_boxes(
+        maps.requires_grad_(), torch.full((3,), 0.5).to(dtype), torch.tensor([0, 1, 2]), 4
+    )
     assert boxes.dtype == scores.dtype == torch.float32
     assert not scores.requires_grad
 
 
-@both
 @pytest.mark.parametrize(
     "layout",
     [
@@ -34,39 +32,37 @@ def test_other_types(implementation, dtype):
         lambda maps: maps[::2],
     ],
 )
-def test_layouts(implementation, layout):
-    maps = layout(torch.rand(4, 20, 30, generator=torch.Generator().manual_seed(0)))
-    assert find(implementation, maps) == [by_hand(full) for full in maps.numpy()]
+def test_layouts(layout):
+    maps = layout(uniform(4, 20, 30))
+    assert find(maps) == [by_hand(full) for full in maps.cpu().numpy()]
 
 
-@needs_native
+@only_compiled
 def test_threads_change_nothing():
-    maps = torch.rand(7, 90, 140, generator=torch.Generator().manual_seed(0))
-    expected = [by_hand(full, min_area=1) for full in maps.numpy()]
+    maps = uniform(7, 90, 140)
+    expected = [by_hand(full, min_area=1) for full in maps.cpu().numpy()]
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 8, 2, 1):
             torch.set_num_threads(threads)
             for _ in range(3):
-                assert find("native", maps, min_areas=1) == expected
+                assert find(maps, min_areas=1) == expected
     finally:
         torch.set_num_threads(before)
 
 
-@needs_native
+@only_compiled
 @pytest.mark.parametrize("size", [None, (9, 14)])
 def test_registration(size):
-    maps = torch.rand(3, 20, 30)
+    maps = uniform(3, 20, 30)
     limits = torch.full((3,), 0.5), torch.full((3,), 2.0, dtype=torch.float64)
     torch.library.opcheck(
         torch.ops.detectron2_agssp.anomaly_boxes.default, (maps, *limits, 5), {"size": size}
     )
 
 
-@needs_native
-def test_compiled(monkeypatch):
-    monkeypatch.setattr(native, "WANTED", "native")
-
+@only_compiled
+def test_compiled():
     @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
     def run(maps, thresholds, max_boxes, image):
         return anomaly_boxes(
@@ -74,7 +70,7 @@ def test_compiled(monkeypatch):
         )
 
     for count, side in ((2, 20), (3, 31), (4, 40)):
-        maps, limits, image = torch.rand(count, 8, 9), torch.full((count,), 0.5), torch.zeros(side)
+        maps, limits, image = uniform(count, 8, 9), torch.full((count,), 0.5), torch.zeros(side)
         image = image.expand(3, side + 1, side)
         expected = anomaly_boxes(maps, limits, limits * 0, count + 2, size=(side + 1, side))
         found = run(maps, limits, count + 2, image)
@@ -109,7 +105,7 @@ def test_bad_arguments(settings, message):
         anomaly_boxes(**{**USUAL, **settings})
 
 
-@needs_native
+@only_compiled
 def test_the_kernel_checks_for_itself():
     op = torch.ops.detectron2_agssp.anomaly_boxes
     maps, limits, areas = torch.zeros(2, 4, 5), torch.zeros(2), torch.zeros(2, dtype=torch.float64)

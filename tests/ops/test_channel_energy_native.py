@@ -5,15 +5,12 @@ import pytest
 import torch
 
 from detectron2_agssp.ops import channel_energy
+from tests.ops.implementations import only_compiled, random
 
 pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # The last has enough pixels for channels to be added together, and a rest; the second is 1 element.
 SHAPES = ((2, 5, 3, 7), (1, 1, 1, 1), (0, 5, 3, 7), (2, 0, 3, 7), (1, 3, 33, 64), (2, 19, 1, 4097))
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def by_hand(features):
@@ -75,7 +72,7 @@ def test_subnormal_and_largest_halves():
 
 def test_autocast():
     features = random(1, 8, 4, 4, dtype=torch.bfloat16).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(features.device.type, torch.bfloat16):
         energy = channel_energy(features)
     assert energy.dtype == torch.float32
     torch.testing.assert_close(energy.double(), by_hand(features.detach()), rtol=1e-5, atol=0)
@@ -94,9 +91,8 @@ def test_threads_change_nothing(threads, shape, layout, dtype):
         torch.testing.assert_close(result, results[0], rtol=0, atol=0)
 
 
-def test_opcheck(implementation):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_opcheck():
     ops = torch.ops.detectron2_agssp
     for layout in (LAYOUTS["contiguous"], LAYOUTS["channels_last"], LAYOUTS["sliced"]):
         features = layout(random(2, 4, 3, 5)).detach().requires_grad_()
@@ -105,9 +101,8 @@ def test_opcheck(implementation):
         torch.library.opcheck(ops.channel_energy_backward.default, (grad, features))
 
 
-def test_backward_refuses_another_shape(implementation):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_backward_refuses_another_shape():
     with pytest.raises(ValueError, match=r"must be \(N, 1, H, W\)"):
         torch.ops.detectron2_agssp.channel_energy_backward(random(2, 1, 3, 4), random(2, 4, 3, 5))
 
@@ -125,10 +120,9 @@ def test_torch_compile():
 
 
 @pytest.mark.slow
-def test_more_than_2_to_the_31_elements(implementation):
+@only_compiled
+def test_more_than_2_to_the_31_elements():
     """4 GiB: offsets past 32 bits, in the last image."""
-    if implementation == "reference":
-        pytest.skip("checks offsets of the compiled operator, and would take 20 GiB")
     features = torch.zeros((2, 1025, 1024, 1024), dtype=torch.bfloat16)
     features[1, -1, -1, -1] = 3
     energy = channel_energy(features)

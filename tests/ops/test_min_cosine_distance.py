@@ -7,16 +7,13 @@ import pytest
 import torch
 
 from detectron2_agssp.ops import min_cosine_distance
+from tests.ops.implementations import only_compiled, only_reference, random
 from tests.ops.layouts import contiguous, cosine, strided, transposed
 
 # "detectron2_agssp.ops.min_cosine_distance" as an attribute is the function.
 MODULE = "detectron2_agssp.ops.min_cosine_distance"
 pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def by_hand(queries, memory):
@@ -52,11 +49,10 @@ def test_queries_and_memory_of_different_types():
     torch.testing.assert_close(min_cosine_distance(queries, memory), expected, rtol=0, atol=1e-5)
 
 
+@only_reference
 @pytest.mark.parametrize("tiles", [(1, 1), (3, 4), (5, 100), (100, 5), (13, 17)])
-def test_tiles_change_nothing(monkeypatch, implementation, tiles):
+def test_tiles_change_nothing(monkeypatch, tiles):
     """Also where the last tile is a part, or one tile is all there is."""
-    if implementation == "native":
-        pytest.skip("its tiles are fixed")
     queries, memory = random(13, 6), random(17, 6, seed=1)
     shapes = []
     matmul = torch.Tensor.__matmul__
@@ -254,9 +250,8 @@ def test_torch_compile():
     assert compiled(queries, memory)[0].isnan().all()
 
 
-def test_opcheck(implementation):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_opcheck():
     operator = torch.ops.detectron2_agssp.min_cosine_distance.default
     for high in (False, True):
         for queries in (random(3, 130), random(0, 130), random(130, 6).T.half()):
@@ -264,18 +259,16 @@ def test_opcheck(implementation):
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (4, 5)), ((3,), (4, 3)), ((2, 3), (0, 3))])
-def test_the_operator_itself_refuses(implementation, shapes):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_the_operator_itself_refuses(shapes):
     with pytest.raises(ValueError, match="min_cosine_distance: queries must be"):
         torch.ops.detectron2_agssp.min_cosine_distance(*(torch.ones(x) for x in shapes), False)
 
 
 @pytest.mark.slow
-def test_more_than_2_to_the_31_elements(implementation):
+@only_compiled
+def test_more_than_2_to_the_31_elements():
     """4 GiB of memory, its last row the nearest."""
-    if implementation == "reference":
-        pytest.skip("checks offsets of the compiled operator")
     memory = torch.ones((1, 1), dtype=torch.bfloat16).repeat(2**21 + 3, 1025)
     memory[-1, :512] = -1
     distance, index = min_cosine_distance(memory[-1:], memory, return_index=True)

@@ -1,9 +1,5 @@
 """Which implementation runs, and what is said of it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -21,34 +17,21 @@ def run_all():
     )
 
 
-def in_a_process_of_its_own(choice):
-    code = (
-        "import torch\n"
-        "from detectron2_agssp.ops import min_cosine_distance, native\n"
-        "from detectron2_agssp.ops.channel_energy import NATIVE_DEVICES\n"
-        "min_cosine_distance(torch.ones(1, 2), torch.ones(1, 2))\n"
-        "print(native.describe(NATIVE_DEVICES))\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, native.VARIABLE: choice},
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize("choice", ["", "reference", "native"])
+def test_the_variable_is_honoured(monkeypatch, choice):
+    monkeypatch.setenv(native.VARIABLE, choice)
+    assert native._wanted() == choice
+    monkeypatch.setattr(native, "MISSING", "")
+    monkeypatch.setattr(native, "WANTED", choice)
+    described = native.describe(frozenset({"cpu"}))
+    assert described == "compiled for cpu" + (f"; AGSSP_OPS={choice}" if choice else "")
 
 
-@pytest.mark.parametrize("choice", ["reference", "native"])
-def test_the_variable_is_honoured(choice):
-    result = in_a_process_of_its_own(choice)
-    if native.MISSING and choice == "native":
-        assert "AGSSP_OPS is 'native'" in result.stderr
-    elif not native.MISSING:
-        assert f"compiled for cpu; AGSSP_OPS={choice}" in result.stdout.replace(" and cuda", "")
-
-
-def test_an_unknown_choice_is_refused():
-    result = in_a_process_of_its_own("nonsense")
-    assert "AGSSP_OPS is 'nonsense'. Choices: '', 'reference', 'native'." in result.stderr
+def test_an_unknown_choice_is_refused(monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, "nonsense")
+    message = "AGSSP_OPS is 'nonsense'. Choices: '', 'reference', 'native'."
+    with pytest.raises(ValueError, match=message):
+        native._wanted()
 
 
 @built
@@ -73,6 +56,17 @@ def test_what_runs(monkeypatch, choice):
 def test_every_operator_has_a_kernel_for_the_processor():
     for name in NAMES:
         assert "cpu" in native.register_native(name, lambda: None)
+
+
+@pytest.mark.parametrize(("choice", "runs"), [("", False), ("reference", False), ("native", True)])
+def test_kernels_that_have_not_been_seen_to_run_must_be_asked_for(monkeypatch, choice, runs):
+    monkeypatch.setattr(native, "MISSING", "")
+    monkeypatch.setattr(native, "WANTED", choice)
+    devices = frozenset({"cpu", "cuda"})
+    assert native.use_native(devices, torch.device("cuda", 0)) == runs
+    assert native.use_native(devices, torch.device("cpu")) == (choice != "reference")
+    told = "on cuda pure PyTorch unless AGSSP_OPS=native" in native.describe(devices)
+    assert told == (choice != "native")
 
 
 def test_unbuilt(monkeypatch):

@@ -6,14 +6,11 @@ import pytest
 import torch
 
 from detectron2_agssp.ops import text_anomaly_score
+from tests.ops.implementations import only_compiled, random
 from tests.ops.layouts import contiguous, cosine, strided, transposed
 
 pytestmark = pytest.mark.usefixtures("implementation")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def random(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def by_hand(features, text, temperature):
@@ -163,8 +160,9 @@ def test_layers_of_other_layouts():
     ],
 )
 def test_bad_layers(layers, received):
+    text = random(2, 4)
     with pytest.raises(ValueError, match=received):
-        text_anomaly_score(layers, random(2, 4))
+        text_anomaly_score([layer.to(text.device) for layer in layers], text)
 
 
 def test_gradcheck():
@@ -196,7 +194,7 @@ def test_threads_change_nothing(threads, dtype):
 
 def test_autocast():
     features, text = random(2, 3, 16, dtype=torch.bfloat16), random(2, 16, seed=1)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.autocast(features.device.type, torch.bfloat16), torch.no_grad():
         result = text_anomaly_score(features, text)
     assert result.isfinite().all()
     torch.testing.assert_close(result.float(), by_hand(features, text, 0.07), rtol=0, atol=0.05)
@@ -208,17 +206,15 @@ def test_torch_compile():
     torch.testing.assert_close(compiled(layers, text), text_anomaly_score(layers, text))
 
 
-def test_opcheck(implementation):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_opcheck():
     operator = torch.ops.detectron2_agssp.text_anomaly_score.default
     for features in (random(2, 3, 4), random(2, 5, 4)[:, 1:], random(0, 5, 4).bfloat16()):
         torch.library.opcheck(operator, ([features, features], random(2, 4, seed=1), 0.07))
 
 
-def test_the_operator_itself_refuses(implementation):
-    if implementation == "reference":
-        pytest.skip("checks the compiled operator")
+@only_compiled
+def test_the_operator_itself_refuses():
     operator = torch.ops.detectron2_agssp.text_anomaly_score
     for layers, text in (
         ([], random(2, 4)),
@@ -232,10 +228,9 @@ def test_the_operator_itself_refuses(implementation):
 
 
 @pytest.mark.slow
-def test_more_than_2_to_the_31_elements(implementation):
+@only_compiled
+def test_more_than_2_to_the_31_elements():
     """4 GiB: offsets past 32 bits, in the last patch."""
-    if implementation == "reference":
-        pytest.skip("checks offsets of the compiled operator")
     features = torch.zeros((2, 2**20 + 1, 1024), dtype=torch.bfloat16)
     features[1, -1, 0] = 1
     result = text_anomaly_score(features, torch.eye(2, 1024))
