@@ -3,7 +3,7 @@
 # checkpoint.
 from detectron2.config import LazyCall as L
 
-from detectron2_agssp.data.mappers import PseudoBoxMapper, box_thresholds
+from detectron2_agssp.data.mappers import PseudoBoxMapper, box_rules
 
 from .faster_rcnn_lite0_fpn import (  # noqa: F401
     dataloader,
@@ -23,9 +23,9 @@ dataloader.train.dataset.filter_empty = False
 dataloader.train.mapper = L(PseudoBoxMapper)(
     augmentations=dataloader.train.mapper.augmentations,
     # "mean_max": mean over the data set of each map's maximum, minus the margin.
-    thresholds=L(box_thresholds)(names="${dataset_names.train}", mode="mean_max", margin=0.1),
-    max_boxes=10,
-    nms_iou=0.8,
+    rules=L(box_rules)(
+        names="${dataset_names.train}", mode="mean_max", margin=0.1, max_boxes=10, nms_iou=0.8
+    ),
     image_format="${model.input_format}",
 )
 # There are no labels to test on.

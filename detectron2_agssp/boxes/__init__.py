@@ -1,5 +1,6 @@
 """From anomaly maps to boxes: components above a threshold, and their export as COCO json."""
 
 from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.rule import BoxRule
 
-__all__ = ["boxes_from_map"]
+__all__ = ["BoxRule", "boxes_from_map"]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from detectron2_agssp.boxes.components import boxes_from_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.store import MapStore, load_map
 
@@ -39,19 +38,13 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
     (the map's maximum inside the box). The one category is ``anomaly``, id 1.
     """
     store = MapStore(map_root)
-    threshold = box_threshold_from_config(cfg, map_root)
+    rule = BoxRule.from_config(cfg, map_root)
     images, annotations = [], []
     entries = tqdm(store.entries(), desc="boxes", unit="img", disable=not progress)
     for image_id, entry in enumerate(entries, start=1):
         images.append(coco_image(image_id, entry))
-        boxes, scores = boxes_from_map(
-            load_map(store.root / entry["map"]),
-            entry["height"],
-            entry["width"],
-            threshold,
-            cfg.AGSSP.BOXES.MAX_BOXES,
-            cfg.AGSSP.BOXES.NMS_IOU,
-        )
+        anomaly_map = load_map(store.root / entry["map"])
+        boxes, scores = rule(anomaly_map, entry["height"], entry["width"], entry["source"])
         for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist(), strict=True):
             bbox = [x0, y0, x1 - x0, y1 - y0]
             annotation = coco_annotation(len(annotations) + 1, image_id, bbox)
@@ -61,7 +54,7 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
         "info": {
             "description": "Pseudo-boxes of anomaly maps, made by detectron2_agssp",
             "image_root": scorer.get("image_root", ""),
-            "threshold": threshold,
+            "threshold": rule.threshold,
         },
         "images": images,
         "annotations": annotations,

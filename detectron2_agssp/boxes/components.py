@@ -1,20 +1,17 @@
 """Pseudo-boxes: the external components of a thresholded anomaly map."""
 
-import cv2
 import numpy as np
 import torch
 from torchvision.ops import nms
 
 from detectron2_agssp.ops import anomaly_boxes
+from detectron2_agssp.ops.anomaly_boxes import resize_bilinear
 
 
 def resize_map(anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w) float -> (height, width) float32, bilinear, half-pixel centres."""
-    return cv2.resize(
-        np.ascontiguousarray(anomaly_map, np.float32),
-        (width, height),
-        interpolation=cv2.INTER_LINEAR,
-    )
+    """(h, w) float -> (height, width) float32, bilinear, half-pixel centres: the same bits as
+    :func:`boxes_from_map` has inside."""
+    return resize_bilinear(_to_float32(np.asarray(anomaly_map)).numpy(), height, width)
 
 
 def boxes_from_map(

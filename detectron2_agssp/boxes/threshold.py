@@ -116,15 +116,3 @@ def box_threshold(
             "THRESHOLD."
         )
     return float(value)
-
-
-def box_threshold_from_config(cfg, map_root: str | Path) -> float:
-    """:func:`box_threshold` with the settings of ``cfg.AGSSP.BOXES``."""
-    boxes = cfg.AGSSP.BOXES
-    return box_threshold(
-        map_root,
-        boxes.THRESHOLD_MODE,
-        margin=boxes.MARGIN,
-        quantile=boxes.QUANTILE,
-        threshold=boxes.THRESHOLD,
-    )

@@ -12,8 +12,8 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
 from detectron2.structures import Boxes, Instances
 
-from detectron2_agssp.boxes.components import boxes_from_map, resize_map
-from detectron2_agssp.boxes.threshold import box_threshold, box_threshold_from_config
+from detectron2_agssp.boxes.components import resize_map
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.io.images import read_image
@@ -104,10 +104,9 @@ class PseudoBoxMapper(_MapMapper):
 
     Args:
         augmentations: as :class:`AnomalyMapMapper`'s.
-        thresholds: one for all maps, or one a map folder (``map_root`` -> threshold).
+        rules: one for all maps, or one per map folder (``map_root`` -> rule).
         types: ``map_root`` -> image -> class of its boxes; see
             :func:`~detectron2_agssp.maps.box_types.find_types`. None: 0 for all.
-        max_boxes, nms_iou: see :func:`~detectron2_agssp.boxes.components.boxes_from_map`.
     """
 
     @configurable
@@ -115,20 +114,16 @@ class PseudoBoxMapper(_MapMapper):
         self,
         *,
         augmentations: list,
-        thresholds: float | dict[str, float],
+        rules: BoxRule | dict[str, BoxRule],
         types: dict[str, dict[str, int]] | None = None,
-        max_boxes: int = 10,
-        nms_iou: float = 0.8,
         image_format: str = "BGR",
         bit_depth: int = 0,
     ):
         super().__init__(
             augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
         )
-        self.thresholds = thresholds
+        self.rules = rules
         self.types = types
-        self.max_boxes = max_boxes
-        self.nms_iou = nms_iou
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
@@ -137,14 +132,12 @@ class PseudoBoxMapper(_MapMapper):
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         map_roots = _map_roots(cfg.DATASETS.TRAIN)
         types = _types_from_config(cfg, map_roots)
-        thresholds = {root: box_threshold_from_config(cfg, root) for root in map_roots}
-        logger.info("Pseudo-box thresholds: %s", thresholds)
+        rules = {root: BoxRule.from_config(cfg, root) for root in map_roots}
+        logger.info("Pseudo-boxes: %s", rules)
         return {
             "augmentations": augmentations,
-            "thresholds": thresholds,
+            "rules": rules,
             "types": types,
-            "max_boxes": cfg.AGSSP.BOXES.MAX_BOXES,
-            "nms_iou": cfg.AGSSP.BOXES.NMS_IOU,
             "image_format": cfg.INPUT.FORMAT,
             "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
         }
@@ -152,9 +145,8 @@ class PseudoBoxMapper(_MapMapper):
     def __call__(self, dataset_dict: dict) -> dict:
         inputs, anomaly_map = self._augment(dataset_dict)
         height, width = anomaly_map.shape
-        boxes, scores = boxes_from_map(
-            anomaly_map, height, width, self._threshold(dataset_dict), self.max_boxes, self.nms_iou
-        )
+        rule = self._rule(dataset_dict)
+        boxes, scores = rule(anomaly_map, height, width, dataset_dict.get("source", ""))
         instances = Instances((height, width))
         instances.gt_boxes = Boxes(torch.from_numpy(boxes))
         instances.gt_classes = torch.full((len(boxes),), self._type(dataset_dict))
@@ -162,17 +154,17 @@ class PseudoBoxMapper(_MapMapper):
         inputs["instances"] = instances
         return inputs
 
-    def _threshold(self, dataset_dict: dict) -> float:
-        if not isinstance(self.thresholds, dict):
-            return self.thresholds
+    def _rule(self, dataset_dict: dict) -> BoxRule:
+        if isinstance(self.rules, BoxRule):
+            return self.rules
         map_root = dataset_dict.get("map_root")
-        if map_root not in self.thresholds:
+        if map_root not in self.rules:
             raise ValueError(
-                f"PseudoBoxMapper has no threshold for the maps in {map_root!r}, only for "
-                f"{sorted(self.thresholds)}: put their data set into DATASETS.TRAIN, or pass it in "
-                "`thresholds`."
+                f"PseudoBoxMapper has no rule for the maps in {map_root!r}, only for "
+                f"{sorted(self.rules)}: put their data set into DATASETS.TRAIN, or pass it in "
+                "`rules`."
             )
-        return self.thresholds[map_root]
+        return self.rules[map_root]
 
     def _type(self, dataset_dict: dict) -> int:
         if self.types is None:
@@ -205,15 +197,16 @@ def _types_from_config(cfg, map_roots: list[str]) -> dict[str, dict[str, int]] |
     return {root: read_types(root, num_types) for root in map_roots}
 
 
-def box_thresholds(names: str | Sequence[str], **rule) -> dict[str, float]:
-    """The thresholds of :class:`PseudoBoxMapper` for registered data sets, for LazyConfigs.
+def box_rules(names: str | Sequence[str], **settings) -> dict[str, BoxRule]:
+    """The rules of :class:`PseudoBoxMapper` for registered data sets, for LazyConfigs.
 
     Args:
         names: of the data sets.
-        rule: ``mode``, ``margin``, ... of :func:`~detectron2_agssp.boxes.threshold.box_threshold`.
+        settings: ``mode``, ``margin``, ``max_boxes``, ... of
+            :meth:`~detectron2_agssp.boxes.BoxRule.from_map_folder`.
     """
     names = [names] if isinstance(names, str) else names
-    return {root: box_threshold(root, **rule) for root in _map_roots(names)}
+    return {root: BoxRule.from_map_folder(root, **settings) for root in _map_roots(names)}
 
 
 def _map_roots(names: Sequence[str]) -> list[str]:

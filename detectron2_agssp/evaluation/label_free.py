@@ -14,8 +14,8 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from tqdm import tqdm
 
-from detectron2_agssp.boxes.components import boxes_from_map, resize_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.components import resize_map
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_statistics import covered_area
 from detectron2_agssp.maps.image_stream import sample_paths
 from detectron2_agssp.maps.manifest import finite_score
@@ -125,8 +125,7 @@ def label_free_figures(
     store = MapStore(map_root)
     if next(store.entries(), None) is None:
         raise ValueError(f"The manifest of {store.root} is empty: there are no maps to judge.")
-    threshold = box_threshold_from_config(cfg, map_root)
-    sums = _Sums(cfg.AGSSP.BOXES, threshold, delta, thresholds)
+    sums = _Sums(BoxRule.from_config(cfg, map_root), delta, thresholds)
     entries = _chosen(store, max_images, seed)
     for entry in tqdm(entries, desc=f"judging {map_root}", unit="img", disable=not progress):
         sums.add(
@@ -170,9 +169,8 @@ def _chosen(store: MapStore, max_images: int, seed: int) -> Iterator[dict]:
 class _Sums:
     """The figures so far, of one image after the other."""
 
-    def __init__(self, boxes, threshold: float, delta: float, thresholds: list[float]):
-        self.settings = {"max_boxes": boxes.MAX_BOXES, "nms_iou": boxes.NMS_IOU}
-        self.threshold = threshold
+    def __init__(self, rule: BoxRule, delta: float, thresholds: list[float]):
+        self.rule = rule
         self.delta = delta
         self.thresholds = thresholds
         self.images = 0
@@ -186,19 +184,20 @@ class _Sums:
     def add(self, entry: dict, anomaly_map: np.ndarray, score: float) -> None:
         height, width = entry["height"], entry["width"]
         full = resize_map(anomaly_map, height, width)  # once, not for each threshold
+        configured = self.rule.threshold_of(entry["source"])
 
         def boxes_at(threshold: float) -> np.ndarray:
-            return boxes_from_map(full, height, width, threshold, **self.settings)[0]
+            return self.rule.at(threshold)(full, height, width)[0]
 
-        boxes = boxes_at(self.threshold)
+        boxes = boxes_at(configured)
         self.images += 1
         self.means += [
             len(boxes) > 0,
             len(boxes),
             covered_area(boxes) / (height * width),
-            (anomaly_map > self.threshold).mean(),
-            box_agreement(boxes, boxes_at(max(self.threshold - self.delta, 0.0))),
-            box_agreement(boxes, boxes_at(min(self.threshold + self.delta, 1.0))),
+            (anomaly_map > configured).mean(),
+            box_agreement(boxes, boxes_at(max(configured - self.delta, 0.0))),
+            box_agreement(boxes, boxes_at(min(configured + self.delta, 1.0))),
         ]
         sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (height * width))
         bins = np.ceil(sides * SIDE_BINS).astype(int) - 1
@@ -218,7 +217,7 @@ class _Sums:
         return LabelFreeFigures(
             map_root=map_root,
             images=self.images,
-            threshold=self.threshold,
+            threshold=self.rule.mean_threshold,
             delta=self.delta,
             share_with_boxes=share,
             boxes_per_image=boxes,

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detectron2_agssp.boxes.components import resize_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.label_free import check_max_images
 from detectron2_agssp.maps.image_stream import sample_paths
 from detectron2_agssp.maps.manifest import finite_score, sort_key
@@ -103,7 +103,7 @@ def agreement(
             f"{map_root_a} ({counts[0]} images) and {map_root_b} ({counts[1]}) have no image in "
             "common. Both must be made of the same IMAGE_DIR, so that its relative paths agree."
         )
-    thresholds = [box_threshold_from_config(cfg, store.root) for store in stores]
+    rules = [BoxRule.from_config(cfg, store.root) for store in stores]
     sample = None
     if max_images:
         images = (entries[0]["image"] for entries in _common(*stores))
@@ -123,7 +123,8 @@ def agreement(
             constant += 1
         else:
             correlations += float(np.corrcoef(*(one.ravel().astype(float) for one in maps))[0, 1])
-        above = [one > threshold for one, threshold in zip(maps, thresholds, strict=True)]
+        source = entries[0]["source"]
+        above = [one > rule.threshold_of(source) for one, rule in zip(maps, rules, strict=True)]
         union = np.count_nonzero(above[0] | above[1])
         overlaps += np.count_nonzero(above[0] & above[1]) / union if union else 1.0
     judged = len(scores[0])

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.boxes.components import boxes_from_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.evaluation.box_statistics import covered_area
 from detectron2_agssp.evaluation.label_free import THRESHOLD_GRID
@@ -122,9 +121,8 @@ def evaluate_pseudo_boxes(
     min_iou: float = 0.5,
     progress: bool = True,
 ) -> FolderEvaluation:
-    """Precision and recall of the boxes that :func:`~detectron2_agssp.boxes.boxes_from_map`
-    cuts with ``cfg.AGSSP.BOXES``, in one pass over the maps. Memory does not grow with their
-    number, only with that of the labels.
+    """Precision and recall of the boxes that ``cfg.AGSSP.BOXES`` cuts, in one pass over the maps.
+    Memory does not grow with their number, only with that of the labels.
 
     - Recall: share of the labels that any box overlaps with an IoU of at least ``min_iou``.
     - Precision: share of the boxes that are matched with a label; as in COCO, one-to-one, by
@@ -153,10 +151,10 @@ def evaluate_pseudo_boxes(
     if not 0 < min_iou <= 1:
         raise ValueError(f"The IoU of a match must be in (0, 1], got {min_iou}.")
     truth, store = CocoTruth(labels), MapStore(map_root)
-    configured = box_threshold_from_config(cfg, map_root)
-    evaluations = [
-        BoxEvaluation(one, one == configured) for one in sorted({*thresholds, configured})
-    ]
+    rule = BoxRule.from_config(cfg, map_root)
+    configured = rule.mean_threshold
+    rules = {one: rule.at(one) for one in thresholds} | {configured: rule}
+    evaluations = [BoxEvaluation(one, one == configured) for one in sorted(rules)]
     seen, unknown, labelled_area = set(), 0, 0.0
     for entry in tqdm(store.entries(), desc="judging boxes", unit="img", disable=not progress):
         image = truth.find(entry)
@@ -170,14 +168,8 @@ def evaluate_pseudo_boxes(
         labelled_area += covered_area(visible) / (height * width)
         anomaly_map = load_map(store.root / entry["map"])
         for evaluation in evaluations:
-            boxes, _ = boxes_from_map(
-                anomaly_map,
-                height,
-                width,
-                evaluation.threshold,
-                cfg.AGSSP.BOXES.MAX_BOXES,
-                cfg.AGSSP.BOXES.NMS_IOU,
-            )
+            cut = rules[evaluation.threshold]
+            boxes, _ = cut(anomaly_map, height, width, entry["source"])
             _add(evaluation, entry["source"], boxes, known, min_iou)
     if not seen:
         raise ValueError(f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint}")

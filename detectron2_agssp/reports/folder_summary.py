@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.boxes.components import boxes_from_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics
 from detectron2_agssp.maps.manifest import finite_score, seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
@@ -51,7 +50,7 @@ class FolderSummary:
         sources: the largest, falling by their number of images; the last one may be all others.
         score_edges: limits of the score bins, (41,).
         boxes: over the sample of images.
-        threshold: that the boxes were cut at.
+        rule: that the boxes were cut by.
         best, worst, random: manifest entries: highest score first, lowest score first, and a seeded
             sample of the others.
     """
@@ -61,10 +60,15 @@ class FolderSummary:
     sources: list[SourceSummary]
     score_edges: np.ndarray
     boxes: BoxStatistics
-    threshold: float
+    rule: BoxRule
     best: list[dict]
     worst: list[dict]
     random: list[dict]
+
+    @property
+    def threshold(self) -> float:
+        """That the boxes were cut at; of sources that differ, the mean."""
+        return self.rule.mean_threshold
 
 
 class Smallest:
@@ -150,8 +154,7 @@ def summarize_map_folder(
     kept = [name for name, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
     sources = {name: SourceSummary(name) for name in kept[:max_sources]}
     others = SourceSummary(f"{len(sizes) - len(sources):,} other sources")
-    threshold = box_threshold_from_config(cfg, map_root)
-    boxes = cfg.AGSSP.BOXES
+    rule = BoxRule.from_config(cfg, map_root)
     sampled = set(sample.items())
     entries = tqdm(
         store.entries(), desc="boxes", unit="img", total=num_images, disable=not progress
@@ -166,10 +169,8 @@ def summarize_map_folder(
         if position in sampled:
             anomaly_map = load_map(store.root / entry["map"])
             height, width = entry["height"], entry["width"]
-            found, _ = boxes_from_map(
-                anomaly_map, height, width, threshold, boxes.MAX_BOXES, boxes.NMS_IOU
-            )
-            source.boxes.add(anomaly_map, found, height, width)
+            boxes, _ = rule(anomaly_map, height, width, entry["source"])
+            source.boxes.add(anomaly_map, boxes, height, width)
 
     listed = [*sources.values(), others] if others.images else list(sources.values())
     total = BoxStatistics()
@@ -186,7 +187,7 @@ def summarize_map_folder(
         sources=listed,
         score_edges=np.linspace(low, high, SCORE_BINS + 1),
         boxes=total,
-        threshold=threshold,
+        rule=rule,
         best=best.items(),
         worst=lowest,
         random=drawn[:num_examples],

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.boxes.components import boxes_from_map
-from detectron2_agssp.boxes.threshold import box_threshold_from_config
+from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.manifest import seeded_rank
@@ -27,7 +26,7 @@ class MapPainter:
     Args:
         cfg: boxes are cut by ``cfg.AGSSP.BOXES``.
         map_root: the map folder.
-        threshold: of the boxes, in [0, 1); None for the folder's own by ``cfg``.
+        rule: of the boxes; None for the folder's own by ``cfg``.
         image_root: folder that the manifest's paths are relative to; None for the recorded one.
 
     Attributes:
@@ -40,14 +39,11 @@ class MapPainter:
         cfg,
         map_root: str | Path,
         *,
-        threshold: float | None = None,
+        rule: BoxRule | None = None,
         image_root: str | Path | None = None,
     ):
         self.store = MapStore(map_root)
-        self.boxes = cfg.AGSSP.BOXES
-        self.threshold = (
-            box_threshold_from_config(cfg, map_root) if threshold is None else threshold
-        )
+        self.rule = BoxRule.from_config(cfg, map_root) if rule is None else rule
         self.image_root = find_image_root(map_root, image_root)
         # That of the maps, so that the image is shown as the scorer saw it.
         recorded = self.store.read_scorer() or {}
@@ -70,9 +66,7 @@ class MapPainter:
         anomaly_map = load_map(self.store.root / entry["map"])
         rows, columns = entry["height"], entry["width"]
         image, remark = self._read(entry)
-        boxes, scores = boxes_from_map(
-            anomaly_map, rows, columns, self.threshold, self.boxes.MAX_BOXES, self.boxes.NMS_IOU
-        )
+        boxes, scores = self.rule(anomaly_map, rows, columns, entry["source"])
         caption = f"{entry['image']}, score {entry['score']:.3f}, source: {entry['source']}{remark}"
         panel = anomaly_panel(
             image, anomaly_map, boxes, scores, title=caption if title else "", height=height

@@ -141,7 +141,7 @@ def _add_scores(page: HtmlReport, summary: FolderSummary) -> None:
 
 
 def _add_panels(page, cfg, map_root: Path, image_root, summary: FolderSummary) -> None:
-    draw = MapPainter(cfg, map_root, threshold=summary.threshold, image_root=image_root)
+    draw = MapPainter(cfg, map_root, rule=summary.rule, image_root=image_root)
     for title, entries in (
         ("Highest scores", summary.best),
         ("Lowest scores", summary.worst),

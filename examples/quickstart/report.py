@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.engine.runs import load_trained, model_input
 from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.calibration import Calibration
@@ -116,8 +116,7 @@ class _PanelPainter:
         self.scorer, self.calibration = load_fitted_scorer(
             pretraining["map_cfg"], pretraining["map_root"]
         )
-        self.boxes = pretraining["agdp_cfg"].AGSSP.BOXES
-        self.threshold = pretraining["pseudo_boxes"]["info"]["threshold"]
+        self.rule = BoxRule.from_config(pretraining["agdp_cfg"], pretraining["map_root"])
         self.cfg = pretraining["agbp_cfg"]
         self.before = load_trained(self.cfg, "")
         self.after = load_trained(self.cfg, pretraining["agbp"])
@@ -127,9 +126,7 @@ class _PanelPainter:
         if anomaly_map is None:
             anomaly_map = score_image(self.scorer, self.calibration, image)
         height, width = image.shape[:2]
-        boxes, scores = boxes_from_map(
-            anomaly_map, height, width, self.threshold, self.boxes.MAX_BOXES, self.boxes.NMS_IOU
-        )
+        boxes, scores = self.rule(anomaly_map, height, width)
         energies = {
             "energy before": self._energy(self.before, image),
             "energy after AGBP": self._energy(self.after, image),

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from detectron2_agssp.boxes import threshold
-from detectron2_agssp.boxes.threshold import (
-    box_threshold,
-    box_threshold_from_config,
-    map_statistics,
-)
+from detectron2_agssp.boxes.threshold import box_threshold, map_statistics
 from detectron2_agssp.maps.store import MapStore
 
 
@@ -43,20 +39,6 @@ def test_quantile_of_all_cells(folder, maps, quantile):
 
 def test_fixed_reads_nothing(tmp_path):
     assert box_threshold(tmp_path / "absent", "fixed", threshold=0.25) == 0.25
-
-
-@pytest.mark.parametrize(
-    ("key", "settings"),
-    [
-        ("MARGIN", {"mode": "mean_max", "margin": 0.2}),
-        ("QUANTILE", {"mode": "quantile", "quantile": 0.9}),
-        ("THRESHOLD", {"mode": "fixed", "threshold": 0.3}),
-    ],
-)
-def test_from_config(folder, tiny_cfg, key, settings):
-    mode, value = settings.values()
-    tiny_cfg.merge_from_list(["AGSSP.BOXES.THRESHOLD_MODE", mode, f"AGSSP.BOXES.{key}", value])
-    assert box_threshold_from_config(tiny_cfg, folder) == box_threshold(folder, **settings)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +90,7 @@ def test_folder_that_cannot_be_written(folder, monkeypatch):
 
 
 def test_no_maps(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no manifest.jsonl.*generate_anomaly_maps.py"):
+    with pytest.raises(FileNotFoundError, match=r"no manifest.jsonl.*agssp maps"):
         map_statistics(tmp_path)
     MapStore(tmp_path).append([])
     with pytest.raises(ValueError, match=r"manifest of .* is empty"):

@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.data import AnomalyMapMapper, PseudoBoxMapper, register_unlabeled
 
@@ -141,7 +142,7 @@ def test_bad_augmentation_settings(cfg, key, value, message):
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_boxes_follow_the_blob(dicts, name):
     before = copy.deepcopy(dicts)
-    output = PseudoBoxMapper(augmentations=AUGMENTATIONS[name], thresholds=0.5)(dicts[0])
+    output = PseudoBoxMapper(augmentations=AUGMENTATIONS[name], rules=BoxRule(0.5))(dicts[0])
     assert dicts == before
     instances, image = output["instances"], output["image"]
     assert instances.image_size == image.shape[1:]
@@ -154,12 +155,12 @@ def test_boxes_follow_the_blob(dicts, name):
 
 
 def test_image_without_boxes_is_a_negative(dicts):
-    instances = PseudoBoxMapper(augmentations=[], thresholds=0.5)(dicts[1])["instances"]
+    instances = PseudoBoxMapper(augmentations=[], rules=BoxRule(0.5))(dicts[1])["instances"]
     assert len(instances) == 0
     assert instances.gt_boxes.tensor.shape == (0, 4)
     assert instances.gt_classes.shape == instances.gt_scores.shape == (0,)
     cropped_away = [T.CropTransform(0, 0, 40, 60)]
-    mapper = PseudoBoxMapper(augmentations=cropped_away, thresholds=0.5)
+    mapper = PseudoBoxMapper(augmentations=cropped_away, rules=BoxRule(0.5))
     assert len(mapper(dicts[0])["instances"]) == 0
 
 
@@ -168,10 +169,8 @@ def test_box_mapper_from_a_config(cfg, dicts):
     cfg.AGSSP.BOXES.NMS_IOU = 0.4
     cfg.AGSSP.BOXES.MARGIN = 0.2
     mapper = PseudoBoxMapper(cfg)
-    assert (mapper.max_boxes, mapper.nms_iou) == (3, 0.4)
-    assert mapper.thresholds == {
-        dicts[0]["map_root"]: box_threshold(dicts[0]["map_root"], margin=0.2)
-    }
+    map_root = dicts[0]["map_root"]
+    assert mapper.rules == {map_root: BoxRule(box_threshold(map_root, margin=0.2), 3, 0.4)}
     assert [len(mapper(one)["instances"]) for one in dicts] == [1, 0]
     cfg.INPUT.CROP.ENABLED = True
     kinds = [type(one) for one in PseudoBoxMapper(cfg).augmentations.augs]
@@ -182,14 +181,14 @@ def test_box_mapper_from_a_config(cfg, dicts):
 
 
 def test_settings_reach_the_boxes(dicts):
-    assert len(PseudoBoxMapper(augmentations=[], thresholds=0.05)(dicts[0])["instances"]) == 1
-    thresholds = {dicts[0]["map_root"]: 0.999}
-    assert len(PseudoBoxMapper(augmentations=[], thresholds=thresholds)(dicts[0])["instances"]) == 0
+    assert len(PseudoBoxMapper(augmentations=[], rules=BoxRule(0.05))(dicts[0])["instances"]) == 1
+    rules = {dicts[0]["map_root"]: BoxRule(0.999)}
+    assert len(PseudoBoxMapper(augmentations=[], rules=rules)(dicts[0])["instances"]) == 0
 
 
 def test_map_folder_without_a_threshold(dicts):
-    mapper = PseudoBoxMapper(augmentations=[], thresholds={"/other": 0.5})
-    with pytest.raises(ValueError, match=r"no threshold for .*maps', only for \['/other'\].*TRAIN"):
+    mapper = PseudoBoxMapper(augmentations=[], rules={"/other": BoxRule(0.5)})
+    with pytest.raises(ValueError, match=r"no rule for .*maps', only for \['/other'\].*TRAIN"):
         mapper(dicts[0])
 
 
@@ -224,7 +223,7 @@ def test_typed_boxes(cfg, dicts):
 def mapper(request):
     if request.param == "maps":
         return AnomalyMapMapper(augmentations=[])
-    return PseudoBoxMapper(augmentations=[], thresholds=0.5)
+    return PseudoBoxMapper(augmentations=[], rules=BoxRule(0.5))
 
 
 def test_map_of_another_image(mapper, dicts):

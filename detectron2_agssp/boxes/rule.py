@@ -1,0 +1,101 @@
+"""The one way from ``AGSSP.BOXES`` and a map folder to pseudo-boxes."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.threshold import box_threshold
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How boxes are cut from the maps of one folder: what AGDP trains on, and what everything that
+    exports, draws or judges boxes calls.
+
+    Attributes:
+        threshold: in the maps' units, [0, 1): of all maps, or by source.
+        max_boxes, nms_iou: of :func:`~detectron2_agssp.boxes.boxes_from_map`.
+    """
+
+    threshold: float | Mapping[str, float]
+    max_boxes: int = 10
+    nms_iou: float = 0.8
+
+    @classmethod
+    def from_config(cls, cfg, map_root: str | Path) -> "BoxRule":
+        """The rule of ``cfg.AGSSP.BOXES`` for a map folder.
+
+        Raises:
+            FileNotFoundError, ValueError: as
+                :func:`~detectron2_agssp.boxes.threshold.box_threshold`.
+        """
+        settings = cfg.AGSSP.BOXES
+        return cls.from_map_folder(
+            map_root,
+            mode=settings.THRESHOLD_MODE,
+            margin=settings.MARGIN,
+            quantile=settings.QUANTILE,
+            threshold=settings.THRESHOLD,
+            max_boxes=settings.MAX_BOXES,
+            nms_iou=settings.NMS_IOU,
+        )
+
+    @classmethod
+    def from_map_folder(
+        cls, map_root: str | Path, *, max_boxes: int = 10, nms_iou: float = 0.8, **threshold
+    ) -> "BoxRule":
+        """The same without a config; ``threshold``: ``mode``, ``margin``, ... of
+        :func:`~detectron2_agssp.boxes.threshold.box_threshold`."""
+        return cls(box_threshold(map_root, **threshold), max_boxes, nms_iou)
+
+    def __call__(
+        self, anomaly_map: np.ndarray, height: int, width: int, source: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cuts the boxes of one image.
+
+        Args:
+            anomaly_map: (h, w), as stored, or at the image's size already (resized by
+                :func:`~detectron2_agssp.boxes.components.resize_map`, augmented): the boxes are the
+                same, to the bit.
+            height, width: of the image, pixels.
+            source: of the image; asked for where thresholds differ by source.
+
+        Returns:
+            boxes (K, 4) float32, XYXY, absolute pixels, of falling score; scores (K,) float32.
+
+        Raises:
+            ValueError: as :func:`~detectron2_agssp.boxes.boxes_from_map`, or the source has no
+                threshold.
+        """
+        threshold = self.threshold_of(source)
+        return boxes_from_map(anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou)
+
+    def threshold_of(self, source: str) -> float:
+        """The threshold of a source's maps.
+
+        Raises:
+            ValueError: thresholds are by source, and this one has none.
+        """
+        if not isinstance(self.threshold, Mapping):
+            return self.threshold
+        if source not in self.threshold:
+            raise ValueError(
+                f"There is no box threshold for the source {source!r}, only for "
+                f"{', '.join(sorted(self.threshold))}: its maps are newer than the thresholds."
+            )
+        return self.threshold[source]
+
+    @property
+    def mean_threshold(self) -> float:
+        """The threshold, or the mean of the sources' thresholds: one number to print."""
+        if isinstance(self.threshold, Mapping):
+            return float(np.mean([*self.threshold.values()]))
+        return self.threshold
+
+    def at(self, threshold: float) -> "BoxRule":
+        """The same rule at another threshold."""
+        return dataclasses.replace(self, threshold=threshold)
