@@ -124,6 +124,7 @@ setup(
         "pillow",
         "fvcore",
         "iopath",
+        "portalocker",
         "pycocotools",
         "timm>=1.0",
         "tqdm",

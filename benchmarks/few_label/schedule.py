@@ -1,7 +1,6 @@
 """Runs the tasks of a benchmark, in one process or several."""
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -164,4 +163,4 @@ def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process got the lock; the system frees it when the process ends, however."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        yield lock_file(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield lock_file(file.fileno(), wait=wait)

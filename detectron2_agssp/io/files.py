@@ -1,33 +1,115 @@
-"""Writing files so that a killed run never leaves half of one."""
+"""Files that are read with care, and written so that a killed run never leaves half of one."""
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import portalocker
+
+# Bytes of the largest json that is read: COCO's own train2017 has 450 MB.
+MAX_JSON_BYTES = 2**31
 # Of the temporary files that a killed process leaves.
 TEMPORARY_PATTERN = ".agssp-*.tmp"
 
 
-def lock_file(descriptor: int, mode: int) -> bool:
-    """Whether the lock of ``fcntl.flock`` was got; False with LOCK_NB where another has it. Some
-    network file systems cannot lock: there it counts as got, and nothing is guarded."""
+def lock_file(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Whether the lock was got; False with ``wait=False`` where another has it. Some network file
+    systems cannot lock: there it counts as got, and nothing is guarded.
+
+    Args:
+        descriptor: of an open file or folder.
+        shared: several may have it at once, unless another has it unshared.
+        wait: until it is free.
+    """
+    flags = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
+    if not wait:
+        flags |= portalocker.LockFlags.NON_BLOCKING
     try:
-        fcntl.flock(descriptor, mode)
-    except BlockingIOError:
+        portalocker.lock(descriptor, flags)
+    except portalocker.AlreadyLocked:
         return False
-    except OSError:
-        return True
+    except portalocker.LockException as error:
+        # Older releases have no class of their own for it.
+        return getattr(error.args[0], "errno", None) not in (errno.EACCES, errno.EAGAIN)
     return True
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user gives it: ``~`` is the home folder."""
+    return Path(path).expanduser()
+
+
+def safe_join(root: str | Path, relative: str) -> Path:
+    """The path of ``relative`` below ``root``, for names that were read from a file.
+
+    The last part may be a link; what is above it must stay inside ``root``, links included.
+
+    Args:
+        root: the folder that nothing may leave.
+        relative: POSIX path relative to it.
+
+    Raises:
+        ValueError: ``relative`` is no text, empty, absolute, or leads out of ``root``.
+    """
+    text = relative if isinstance(relative, str) else ""
+    names = [part for part in text.split("/") if part not in ("", ".")]
+    if not names or os.path.isabs(text) or ".." in names or "\0" in text:
+        raise ValueError(
+            f"{relative!r} is not the path of a file below {str(root)!r}: it must be relative and "
+            "without '..'."
+        )
+    path = Path(root).joinpath(*names)
+    if not path.parent.resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"{relative!r} leads out of {str(root)!r} through a link.")
+    return path
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """The content of a file, if it is one: a pipe or a device could be read for ever.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: no such file; a folder, a pipe, a device, or more
+            than ``limit`` bytes; or it cannot be read.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise ValueError(f"{os.fspath(path)!r} is {kind}, not a file.")
+    if limit is not None and status.st_size > limit:
+        raise ValueError(f"{os.fspath(path)!r} has {status.st_size} bytes, more than {limit}.")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a json file in UTF-8, UTF-16 or UTF-32, with or without byte order mark.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no json, and the message names it.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+    encoded = read_regular(path, MAX_JSON_BYTES)
+    try:
+        return json.loads(encoded)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is not json in UTF-8 or UTF-16 ({error}). Save it as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is not json ({error}).") from error
 
 
 def datasets_root() -> Path:
     """``$DETECTRON2_DATASETS``, by default ``datasets`` as in Detectron2."""
-    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return user_path(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 @contextlib.contextmanager

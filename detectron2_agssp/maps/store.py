@@ -8,7 +8,6 @@ A shard of a divided run appends to a manifest of its own, until they are merged
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -183,11 +182,10 @@ class MapStore:
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.ExitStack() as locks:
-                whole = fcntl.LOCK_EX if self.shard is None else fcntl.LOCK_SH
-                self._lock(locks, self.root, whole | fcntl.LOCK_NB)
+                self._lock(locks, self.root, shared=self.shard is not None, wait=False)
                 if self.shard is not None:
                     self.manifest_path.touch()
-                    self._lock(locks, self.manifest_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._lock(locks, self.manifest_path, wait=False)
                 yield
         finally:
             # A run that failed before it wrote anything leaves nothing.
@@ -201,17 +199,17 @@ class MapStore:
         path = self.root / TEMPORARY_PATTERN.replace("*", "fitting")
         path.touch()
         with contextlib.ExitStack() as locks:
-            self._lock(locks, path, fcntl.LOCK_EX)
+            self._lock(locks, path)
             try:
                 yield
             finally:
                 if self.shard is None:
                     path.unlink()
 
-    def _lock(self, locks: contextlib.ExitStack, path: Path, mode: int) -> None:
+    def _lock(self, locks: contextlib.ExitStack, path: Path, **how: bool) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         locks.callback(os.close, descriptor)
-        if not lock_file(descriptor, mode):
+        if not lock_file(descriptor, **how):
             raise OSError(
                 f"Another run is writing to {self.root}. Wait for it, or divide the work by "
                 "--shard 0/N, 1/N, ... (each shard once)."

@@ -1,6 +1,5 @@
 """Processes of a benchmark do not outlive it."""
 
-import fcntl
 import multiprocessing
 import time
 
@@ -11,7 +10,7 @@ from detectron2_agssp.io.files import lock_file
 def hold_lock(path):
     end_with_parent()
     with open(path, "w") as file:
-        lock_file(file.fileno(), fcntl.LOCK_EX)
+        lock_file(file.fileno())
         time.sleep(600)
 
 
@@ -24,7 +23,7 @@ def start_holder(path):
 
 def is_locked(path) -> bool:
     with open(path, "a") as file:
-        return not lock_file(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not lock_file(file.fileno(), wait=False)
 
 
 def wait_until(condition):
