@@ -5,11 +5,13 @@ from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
 from detectron2_agssp.data.unlabeled import register_map_folders
+from detectron2_agssp.io.config_files import install_config_handler
 
 
 def install() -> None:
-    """Extends Detectron2's defaults and loaders, and registers data sets; idempotent."""
+    """Extends Detectron2's defaults and loaders; registers configs, data sets; idempotent."""
     extend_default_config()
+    install_config_handler()
     install_mapper_choice()
     install_coverage_check()
     register_builtin_datasets()
