@@ -13,8 +13,8 @@ from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
 from benchmarks.few_label.data import BenchmarkData, labeled_split
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
-from detectron2_agssp.checkpoint import spread_checkpoint
-from detectron2_agssp.engine.runs import load_trained, read_metrics, run_config, train
+from detectron2_agssp.checkpoint import load_trained, spread_checkpoint
+from detectron2_agssp.engine.runs import read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.coco import register_coco
 from detectron2_agssp.io.files import write_json

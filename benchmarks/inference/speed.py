@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
-from detectron2_agssp.engine.runs import model_input
+from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.io.images import list_images, read_image
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -1,7 +1,8 @@
 """Weights in and out: backbone exports, checked loading, other libraries' names."""
 
+from detectron2_agssp.checkpoint.coverage import BackboneCoverageError
 from detectron2_agssp.checkpoint.export import export_backbone
-from detectron2_agssp.checkpoint.loading import BackboneCoverageError
+from detectron2_agssp.checkpoint.loading import load_trained, load_weights
 from detectron2_agssp.checkpoint.openmmlab import convert_openmmlab
 from detectron2_agssp.checkpoint.spreading import spread_checkpoint, spread_classes
 
@@ -9,6 +10,8 @@ __all__ = [
     "BackboneCoverageError",
     "convert_openmmlab",
     "export_backbone",
+    "load_trained",
+    "load_weights",
     "spread_checkpoint",
     "spread_classes",
 ]

@@ -5,19 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from detectron2_agssp.checkpoint.coverage import bottom_up_of
 from detectron2_agssp.io.files import atomic_write
 
 # Marks files of this package; Detectron2 logs it while loading.
 AUTHOR = "detectron2_agssp"
-
-
-def bottom_up_of(backbone: nn.Module) -> nn.Module:
-    """The backbone proper, below a feature pyramid (``bottom_up``; ``net`` in ViTDet's)."""
-    from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
-
-    if isinstance(backbone, SimpleFeaturePyramid):
-        return backbone.net
-    return getattr(backbone, "bottom_up", backbone)
 
 
 def backbone_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -9,15 +9,10 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch import nn
 from tqdm import tqdm
 
 from detectron2_agssp.engine.trainer import AGSSPTrainer
@@ -85,63 +80,6 @@ class ProgressBar(HookBase):
 
     def after_train(self) -> None:
         self._bar.close()
-
-
-def load_trained(cfg: CfgNode, weights: str | Path) -> nn.Module:
-    """The config's model with ``weights`` ("" for those it is built with), in evaluation mode.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the weights lack some of the backbone, as those of another model do.
-    """
-    model = AGSSPTrainer.build_model(cfg).eval()
-    if not weights:
-        return model
-    if "://" not in str(weights) and not Path(weights).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {str(weights)!r}.")
-    checkpointer = _RecordingCheckpointer(model)
-    checkpointer.load(str(weights))
-    # What a backbone that was loaded in part computes says nothing about the weights.
-    missing = [
-        name
-        for name in checkpointer.missing
-        if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
-    ]
-    if missing:
-        raise ValueError(
-            f"{weights} has no values for {len(missing)} tensors of the backbone, {missing[0]!r} "
-            "for one. Give a checkpoint of a model of this config; of another model with the same "
-            "backbone, export that by agssp backbone."
-        )
-    return model
-
-
-class _RecordingCheckpointer(DetectionCheckpointer):
-    """Keeps what Detectron2 only warns about: ``missing``, names of tensors without values."""
-
-    missing: tuple[str, ...] = ()
-
-    def _log_incompatible_keys(self, incompatible) -> None:
-        self.missing = tuple(incompatible.missing_keys)
-        super()._log_incompatible_keys(incompatible)
-
-
-def model_input(cfg: CfgNode, image: np.ndarray) -> dict:
-    """What the config's model takes at test time.
-
-    Args:
-        image: (H, W, 3) uint8 in [0, 255], RGB.
-
-    Returns:
-        ``image`` (3, h, w) uint8 in the channel order of ``cfg.INPUT.FORMAT``, resized by
-        ``cfg.INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``; ``height`` and ``width`` of the original,
-        pixels.
-    """
-    resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    ordered = image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
-    resized = resize.get_transform(ordered).apply_image(np.ascontiguousarray(ordered))
-    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
 
 def read_metrics(output_dir: str | Path) -> list[dict]:

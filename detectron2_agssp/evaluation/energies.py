@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from detectron2_agssp.engine.runs import load_trained, model_input
+from detectron2_agssp.checkpoint import load_trained
+from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.evaluation.map_folder import (
     checked_by_class,
     footnote,

@@ -1,14 +1,12 @@
 """Patch features of any backbone in Detectron2's registry, with a detector's own weights."""
 
 import logging
-import os
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
-from detectron2_agssp.checkpoint.loading import MIN_COVERAGE, BackboneCoverageError
+from detectron2_agssp.checkpoint import load_weights
 from detectron2_agssp.scoring.patch_features import PatchFeatures
 
 logger = logging.getLogger(__name__)
@@ -110,35 +108,5 @@ def load_backbone(cfg) -> nn.Module:
             "MODEL.WEIGHTS is empty: the scorer's %s is random.", cfg.MODEL.BACKBONE.NAME
         )
         return backbone
-    if "://" not in weights and not os.path.isfile(weights.partition("?")[0]):
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS {weights!r} does not exist; AGSSP.SCORER.FEATURES detectron2 takes its "
-            "backbone from there. Give a detector's checkpoint, or '' for random weights."
-        )
-    _CoveringCheckpointer(_BackboneOnly(backbone)).load(weights)
+    load_weights(_BackboneOnly(backbone), weights, complete=True)
     return backbone
-
-
-class _CoveringCheckpointer(DetectionCheckpointer):
-    """Raises where Detectron2 would warn: random features look like features."""
-
-    def _load_model(self, checkpoint):
-        incompatible = super()._load_model(checkpoint)
-        expected = {
-            name: tensor
-            for name, tensor in self.model.state_dict().items()
-            if tensor.is_floating_point()
-        }
-        missing = [name for name in expected if name in set(incompatible.missing_keys)]
-        # What starts as one number everywhere (norms, biases) is left out by some files, and harms
-        # nothing.
-        random = [name for name in missing if expected[name].unique().numel() > 1]
-        if random or len(missing) > (1 - MIN_COVERAGE) * len(expected):
-            shown = random or missing
-            raise BackboneCoverageError(
-                f"MODEL.WEIGHTS leaves {len(missing)} of {len(expected)} tensors of the scorer's "
-                f"backbone as they were, {len(random)} of them random. Use the weights of a "
-                "detector with this backbone, or the backbone of these weights (MODEL.BACKBONE). "
-                "Missing:\n  " + "\n  ".join(shown[:20]) + ("\n  ..." if len(shown) > 20 else "")
-            )
-        return incompatible

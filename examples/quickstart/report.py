@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from detectron2_agssp.boxes import BoxRule
-from detectron2_agssp.engine.runs import load_trained, model_input
+from detectron2_agssp.checkpoint import load_trained
+from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer

@@ -162,7 +162,7 @@ def test_weights_of_a_bare_backbone(detector, tmp_path):
     torch.testing.assert_close(dict(load_backbone(cfg).state_dict()), dict(bare))
     torch.save(bare, tmp_path / "bare.pth")
     cfg.MODEL.WEIGHTS = str(tmp_path / "bare.pth")
-    with pytest.raises(BackboneCoverageError, match=r"53 of them random[^$]*backbone\.stem"):
+    with pytest.raises(BackboneCoverageError, match=r"(?s)cover 0%.*Missing:.*backbone\.stem"):
         load_backbone(cfg)
     cfg.MODEL.WEIGHTS += "?matching_heuristics=True"
     torch.testing.assert_close(dict(load_backbone(cfg).state_dict()), dict(bare))
@@ -173,7 +173,10 @@ def test_weights_that_leave_layers_random(detector, tmp_path):
     bare = detector.backbone.bottom_up.state_dict()
     torch.save({"model": bare, "matching_heuristics": True}, tmp_path / "imagenet.pth")
     cfg = make_cfg("build_resnet_fpn_backbone", **{"MODEL.WEIGHTS": str(tmp_path / "imagenet.pth")})
-    with pytest.raises(BackboneCoverageError, match=r"(?s), 8 of them random.*fpn_lateral2.weight"):
+    with pytest.raises(
+        BackboneCoverageError,
+        match=r"(?s)leave 8 tensors .*random.*fpn_lateral2",
+    ):
         load_backbone(cfg)
 
 
@@ -195,12 +198,12 @@ def test_weights_of_another_size(detector, tmp_path):
         "build_resnet_fpn_backbone",
         **{"MODEL.WEIGHTS": str(tmp_path / "model.pth"), "MODEL.RESNETS.RES2_OUT_CHANNELS": 32},
     )
-    with pytest.raises(BackboneCoverageError, match="the backbone of these weights"):
+    with pytest.raises(BackboneCoverageError, match="Use weights of the same backbone"):
         load_backbone(cfg)
 
 
 def test_missing_and_no_weights(caplog):
-    with pytest.raises(FileNotFoundError, match=r"'missing.pth' does not exist.*checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'missing.pth'"):
         load_backbone(make_cfg(**{"MODEL.WEIGHTS": "missing.pth"}))
     assert "random" not in caplog.text
     load_backbone(make_cfg())
