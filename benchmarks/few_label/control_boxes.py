@@ -3,13 +3,9 @@
 import random
 from pathlib import Path
 
-from detectron2_agssp.boxes.coco_export import (
-    CATEGORIES,
-    coco_annotation,
-    coco_image,
-    pseudo_boxes_as_coco,
-)
+from detectron2_agssp.boxes.coco_export import CLASSES, pseudo_boxes_as_coco
 from detectron2_agssp.evaluation.truth import CocoTruth
+from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_image
 from detectron2_agssp.maps.store import MapStore
 
 # Pseudo-boxes cut from the maps; those of another image; the labels that pretraining does not see.
@@ -57,10 +53,14 @@ def label_boxes(map_root: str | Path, labels: str | Path) -> dict:
         image = truth.find(entry)
         if image is None:
             continue
-        images.append(coco_image(number, entry))
+        size = {"height": entry["height"], "width": entry["width"]}
+        images.append(coco_image(number, entry["image"], **size))
         for label in truth.labels(image):
-            annotation = coco_annotation(len(annotations) + 1, number, label["bbox"])
-            annotations.append({**annotation, "iscrowd": label.get("iscrowd", 0)})
+            crowd = label.get("iscrowd", 0)
+            annotations.append(
+                coco_annotation(len(annotations) + 1, number, 1, label["bbox"], iscrowd=crowd)
+            )
     if not images:
         raise ValueError(f"None of the images of {map_root} is in {labels}. {truth.hint}")
-    return {"images": images, "annotations": annotations, "categories": list(CATEGORIES)}
+    categories = coco_categories(CLASSES)
+    return {"images": images, "annotations": annotations, "categories": categories}

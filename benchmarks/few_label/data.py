@@ -1,7 +1,6 @@
 """What a benchmark trains, validates and tests on, from a COCO data set and its settings."""
 
 import hashlib
-import json
 import os
 import random
 from collections import Counter, defaultdict
@@ -11,8 +10,14 @@ from pathlib import Path
 from benchmarks.few_label.settings import Benchmark
 from detectron2_agssp.data.near_duplicates import find_near_duplicates
 from detectron2_agssp.data.unlabeled import register_unlabeled
-from detectron2_agssp.io.coco import read_coco, register_coco, subset
-from detectron2_agssp.io.files import atomic_path, write_json
+from detectron2_agssp.io.coco import (
+    check_same_categories,
+    read_coco,
+    register_coco,
+    subset,
+    write_coco,
+)
+from detectron2_agssp.io.files import atomic_path, read_json, write_json
 from detectron2_agssp.io.images import list_images
 
 
@@ -41,8 +46,8 @@ class BenchmarkData:
 
         Raises:
             FileNotFoundError: the data set is not there.
-            ValueError: a COCO file is none, too few images are left for validation, or those
-                chosen earlier are in a draw by now.
+            ValueError: a COCO file is none or has other categories than the rest, too few images
+                are left for validation, or those chosen earlier are in a draw by now.
         """
         settings, folder = self.benchmark.data, self.benchmark.data.folder
         if not folder.is_dir():
@@ -60,8 +65,9 @@ class BenchmarkData:
         splits = {"validation": validation, "test": read_coco(folder / settings.test), **draws}
         if 100 in self.benchmark.fractions:
             splits[labeled_split(100, self.benchmark.draws[0])] = rest
+        check_same_categories(splits)
         for name, coco in splits.items():
-            write_json(self.root / f"{name}.json", coco)
+            write_coco(self.root / f"{name}.json", coco)
         self._link_unlabeled({name: splits[name] for name in ("validation", "test")}, progress)
 
     def register(self) -> None:
@@ -162,7 +168,7 @@ class BenchmarkData:
         )
         if not record.exists():
             return ours
-        recorded = json.loads(record.read_text())
+        recorded = read_json(record)
         if ours is not None and ours != recorded:
             raise ValueError(
                 f"{here} has other validation images than {record}: they are of different runs. "

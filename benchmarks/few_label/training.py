@@ -16,8 +16,7 @@ from benchmarks.machine import describe_machine
 from detectron2_agssp.checkpoint import load_trained, spread_checkpoint
 from detectron2_agssp.engine.runs import read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.io.coco import register_coco
-from detectron2_agssp.io.files import write_json
+from detectron2_agssp.io.coco import register_coco, write_coco
 from detectron2_agssp.maps.box_types import find_types, types_path
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 
@@ -92,7 +91,7 @@ class Workspace:
         else:
             coco = shuffled_boxes(cfg, map_root)
         path = Path(cfg.OUTPUT_DIR) / "boxes.json"
-        write_json(path, coco)
+        write_coco(path, coco)
         name = self.data.name_of(run.name)
         register_coco(name, path, self.data.unlabeled)
         cfg = cfg.clone()

@@ -5,29 +5,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
-from detectron2_agssp.io.files import write_json
+from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_image, write_coco
 from detectron2_agssp.maps.store import MapStore, load_map
 
-# COCO's, of AGDP's single class.
-CATEGORIES = ({"id": 1, "name": "anomaly"},)
-
-
-def coco_image(image_id: int, entry: dict) -> dict:
-    """COCO's record of a manifest entry's image."""
-    size = {"height": entry["height"], "width": entry["width"]}
-    return {"id": image_id, "file_name": entry["image"], **size}
-
-
-def coco_annotation(annotation_id: int, image_id: int, bbox: list[float]) -> dict:
-    """COCO's record of a box (XYWH, absolute pixels) of AGDP's single class."""
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": CATEGORIES[0]["id"],
-        "bbox": bbox,
-        "area": bbox[2] * bbox[3],
-        "iscrowd": 0,
-    }
+# Of AGDP, whose one class has the id 1.
+CLASSES = ("anomaly",)
 
 
 def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) -> dict:
@@ -42,13 +24,14 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
     images, annotations = [], []
     entries = tqdm(store.entries(), desc="boxes", unit="img", disable=not progress)
     for image_id, entry in enumerate(entries, start=1):
-        images.append(coco_image(image_id, entry))
+        size = {"height": entry["height"], "width": entry["width"]}
+        images.append(coco_image(image_id, entry["image"], **size))
         anomaly_map = load_map(store.root / entry["map"])
         boxes, scores = rule(anomaly_map, entry["height"], entry["width"], entry["source"])
         for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist(), strict=True):
             bbox = [x0, y0, x1 - x0, y1 - y0]
-            annotation = coco_annotation(len(annotations) + 1, image_id, bbox)
-            annotations.append({**annotation, "score": round(score, 5)})
+            number = len(annotations) + 1
+            annotations.append(coco_annotation(number, image_id, 1, bbox, score=round(score, 5)))
     scorer = store.read_scorer() or {}
     return {
         "info": {
@@ -58,12 +41,12 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
         },
         "images": images,
         "annotations": annotations,
-        "categories": list(CATEGORIES),
+        "categories": coco_categories(CLASSES),
     }
 
 
 def write_pseudo_boxes(cfg, map_root: str | Path, path: str | Path) -> dict:
     """Writes :func:`pseudo_boxes_as_coco` to ``path``, atomically; returns it."""
     content = pseudo_boxes_as_coco(cfg, map_root)
-    write_json(path, content)
+    write_coco(path, content)
     return content

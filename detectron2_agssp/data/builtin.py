@@ -1,6 +1,5 @@
 """Registers what ``datasets/prepare_*.py`` made, the way Detectron2 registers COCO."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
-from detectron2_agssp.io.files import datasets_root
+from detectron2_agssp.io.files import datasets_root, read_json
 
 _CLASSES = {"neu_det": NEU_DET_CLASSES, "magnetic_tile": MAGNETIC_TILE_CLASSES}
 
@@ -64,7 +63,7 @@ def _thing_classes(json_file: Path) -> list[str] | None:
     Loading compares them with the file's, so they have to be the file's where there is one.
     """
     try:
-        categories = json.loads(json_file.read_text())["categories"]
+        categories = read_json(json_file)["categories"]
         return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # an import should not fail for this; loading the data set says what is wrong

@@ -101,10 +101,10 @@ def read_json(path: str | Path) -> Any:
         return json.loads(encoded)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{os.fspath(path)!r} is not json in UTF-8 or UTF-16 ({error}). Save it as UTF-8."
+            f"{os.fspath(path)} is not json in UTF-8 or UTF-16 ({error}). Save it as UTF-8."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is not json ({error}).") from error
+        raise ValueError(f"{os.fspath(path)} is not json ({error}).") from error
 
 
 def datasets_root() -> Path:

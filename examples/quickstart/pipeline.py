@@ -8,8 +8,7 @@ from tabulate import tabulate
 from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
 from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
-from detectron2_agssp.io.coco import read_coco, register_coco, subset
-from detectron2_agssp.io.files import write_json
+from detectron2_agssp.io.coco import read_coco, register_coco, subset, write_coco
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 from examples.quickstart import report
 from examples.quickstart.stages import (
@@ -142,7 +141,7 @@ def _few_labels(annotations: Path, count: int) -> Path:
     labeled = sorted({annotation["image_id"] for annotation in content["annotations"]})
     chosen = set(np.random.default_rng(0).permutation(labeled)[:count].tolist())
     path = annotations.with_name(f"train_{count}.json")
-    write_json(path, subset(content, chosen))
+    write_coco(path, subset(content, chosen))
     return path
 
 

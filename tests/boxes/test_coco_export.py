@@ -9,7 +9,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2_agssp.boxes import boxes_from_map
 from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
 from detectron2_agssp.boxes.threshold import box_threshold
-from detectron2_agssp.data.formats.coco import check_coco_json
+from detectron2_agssp.io.coco import check_coco_json
 from detectron2_agssp.maps import load_map
 
 

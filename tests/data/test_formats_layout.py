@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detectron2_agssp.data.formats.layout import write_json
 from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile, prepare_neu_det
+from detectron2_agssp.io.files import write_json
 from tests.data.prepare_sources import (
     files_below,
     load,

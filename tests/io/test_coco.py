@@ -1,11 +1,21 @@
-"""check_coco_json names what is wrong with a COCO file."""
+"""COCO files: what is wrong with them is named, and what is written is read again."""
 
+import json
 import re
 
 import pytest
 
-from detectron2_agssp.data.formats.coco import check_coco_json
-from detectron2_agssp.data.formats.layout import write_json
+from detectron2_agssp.io.coco import (
+    check_coco_json,
+    check_same_categories,
+    coco_annotation,
+    coco_categories,
+    coco_image,
+    read_coco,
+    subset,
+    write_coco,
+)
+from detectron2_agssp.io.files import write_json
 from tests.data.prepare_sources import HEIGHT, WIDTH, write_image
 
 
@@ -69,3 +79,101 @@ def test_no_file_no_json_no_coco(tmp_path):
     path.write_text('{"images": [], "annotations": []}')
     with pytest.raises(ValueError, match="no list of categories"):
         check_coco_json(path)
+
+
+@pytest.mark.parametrize("bad_id", [None, [7], {}, True, 1.5])
+def test_ids_of_other_kinds_are_none(tmp_path, content, bad_id):
+    content["annotations"][0]["image_id"] = content["categories"][0]["id"] = bad_id
+    assert problems(tmp_path, content) == [
+        "1 of the categories have no id.",
+        "Annotation 3 has the unknown category id 1.",
+        f"Annotation 3 has the unknown image id {bad_id}.",
+    ]
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_every_reader_takes_every_encoding(tmp_path, content, encoding):
+    content["categories"][0]["name"] = "Riß"
+    text = json.dumps({**content, "info": {}}, ensure_ascii=False)
+    (tmp_path / "coco.json").write_text(text, encoding=encoding)
+    assert read_coco(tmp_path / "coco.json") == content
+    assert check_coco_json(tmp_path / "coco.json") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"id": None}, r"images\[0\] has the id None"),
+        ("images", {"id": [1]}, r"images\[0\] has the id \[1\]"),
+        ("images", {"file_name": 3}, "has the file_name 3"),
+        ("images", {"width": "20"}, "has the size '20' x 16"),
+        ("images", {"height": -16}, "has the size 20 x -16"),
+        ("images", {"height": 10**9}, "has the size 20 x 1000000000"),
+        ("images", {"height": float("inf")}, "has the size 20 x inf"),
+        ("annotations", {"image_id": {}}, r"annotations\[0\] has the image_id {}"),
+        ("annotations", {"category_id": True}, "has the category_id True"),
+        ("annotations", {"bbox": [0, 0, 1, float("nan")]}, "not four numbers"),
+        ("annotations", {"bbox": None}, "has the bbox None"),
+        ("categories", {"name": 5}, r"categories\[0\] has the name 5"),
+        ("categories", {"id": 0.5}, "has the id 0.5"),
+    ],
+)
+def test_records_that_cannot_be_used_are_named(tmp_path, content, kind, change, message):
+    content[kind][0].update(change)
+    write_json(tmp_path / "coco.json", content)
+    with pytest.raises(ValueError, match=rf"coco\.json is not a COCO json: .*{message}"):
+        read_coco(tmp_path / "coco.json")
+
+
+def test_a_label_needs_a_box_or_a_mask(tmp_path, content):
+    del content["annotations"][0]["bbox"]
+    write_json(tmp_path / "coco.json", content)
+    with pytest.raises(ValueError, match="has neither bbox nor segmentation"):
+        read_coco(tmp_path / "coco.json")
+    content["annotations"][0]["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    write_json(tmp_path / "coco.json", content)
+    assert read_coco(tmp_path / "coco.json") == content
+
+
+# ---- writing, subsets, categories
+
+
+def test_what_is_written_is_read_and_the_same_bytes(tmp_path):
+    content = {
+        "categories": coco_categories(["Riß", "dent"]),
+        "images": [coco_image(7, "ü/a.png", height=16, width=20)],
+        "annotations": [coco_annotation(1, 7, 2, (1.5, 2, 3, 4), score=0.5)],
+    }
+    write_coco(tmp_path / "a.json", content)
+    write_coco(tmp_path / "b.json", dict(reversed(content.items())))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert read_coco(tmp_path / "a.json") == content
+    (annotation,) = content["annotations"]
+    assert annotation["area"] == 12
+    assert annotation["score"] == 0.5
+    assert content["categories"][0] == {"id": 1, "name": "Riß"}
+    content["annotations"][0]["bbox"][0] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_coco(tmp_path / "a.json", content)
+    assert read_coco(tmp_path / "a.json")["annotations"][0]["bbox"] == [1.5, 2, 3, 4]
+
+
+def test_subset_keeps_the_categories(content):
+    content["images"].append(coco_image(8, "b.png", height=4, width=5))
+    part = subset(content, {8})
+    assert part == {**content, "images": content["images"][1:], "annotations": []}
+    assert subset(content, {7})["annotations"] == content["annotations"]
+
+
+@pytest.mark.parametrize(
+    "names", [["dent", "crack"], ["crack"], ["crack", "dent", "spot"], ["Crack", "dent"]]
+)
+def test_classes_of_splits_are_compared_by_id_and_name(names):
+    train = {"categories": coco_categories(["crack", "dent"])}
+    check_same_categories({"train": train, "test": {"categories": train["categories"][::-1]}})
+    check_same_categories({})
+    with pytest.raises(ValueError, match=r"test has the categories .*, but train {1: 'crack', 2"):
+        check_same_categories({"train": train, "test": {"categories": coco_categories(names)}})

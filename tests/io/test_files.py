@@ -82,7 +82,7 @@ def test_json_in_any_encoding(tmp_path, encoding):
 )
 def test_what_is_no_json_is_named(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"a\.json' {message}"):
+    with pytest.raises(ValueError, match=rf"a\.json {message}"):
         read_json(tmp_path / "a.json")
 
 

@@ -5,7 +5,6 @@
 ``masks``     Magnetic-Tile: reads boxes off pixel masks
 ``records``   what both readers return, and how images are found, paired and inspected
 ``splits``    train, test and few-label draws: read, made and checked
-``coco``      writes COCO json files, and ``check_coco_json`` checks any of them
 ``layout``    links or copies, atomic writes, removal of what an earlier run left
 ``report``    what was found on the way
 ``cli``       the command lines in ``datasets/``

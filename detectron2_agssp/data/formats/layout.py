@@ -1,12 +1,11 @@
 """Puts files where Detectron2 looks for them: links or copies, atomic writes, nothing stale."""
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 
-from detectron2_agssp.io.files import atomic_path, atomic_write, datasets_root
+from detectron2_agssp.io.files import atomic_path, datasets_root, read_json, write_json
 
 # Lists what the last run put here, so that the next one can remove what it no longer wants, and
 # only that: an image that moved from train to test has to leave train.
@@ -26,20 +25,6 @@ def checked_output(output: Path, source: Path) -> Path:
             "would then read: move the source or give another --output"
         )
     return output
-
-
-def read_json(path: Path) -> object:
-    """The content of a json file. Raises ValueError, naming the file, if it is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not json: {error}") from error
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes the file completely or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(content))
 
 
 def claim_files(output: Path, wanted: set[str]) -> None:

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
-from detectron2_agssp.data.formats.coco import check_coco_json, coco_content
 from detectron2_agssp.data.formats.layout import (
     checked_output,
     claim_files,
     default_output,
     place_file,
-    write_json,
 )
 from detectron2_agssp.data.formats.masks import MIN_AREA, read_magnetic_tile
-from detectron2_agssp.data.formats.records import Record, checked_source
+from detectron2_agssp.data.formats.records import Record, checked_source, records_as_coco
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
 from detectron2_agssp.data.formats.voc import read_neu_det
+from detectron2_agssp.io.coco import check_coco_json, write_coco
+from detectron2_agssp.io.files import write_json
 
 
 def prepare_neu_det(
@@ -99,7 +99,7 @@ def _prepare(
     for name, members in chosen.items():
         folder = "test" if name == "test" else "train"
         path = output / annotations[name]
-        write_json(path, coco_content(members, classes, folder, image_ids))
+        write_coco(path, records_as_coco(members, classes, folder, image_ids))
         for problem in check_coco_json(path, output / "images"):
             report.add("coco_problem", f"{path.name}: {problem}")
         categories = [[box.category for box in record.boxes] for record in members]

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_image
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,39 @@ class Record:
         """The class splits are balanced by: the most frequent one, None without boxes."""
         counts = Counter(sorted(box.category for box in self.boxes))
         return counts.most_common(1)[0][0] if counts else None
+
+
+def records_as_coco(
+    records: Iterable[Record],
+    classes: Sequence[str],
+    folder: str,
+    image_ids: dict[str, int],
+) -> dict:
+    """The COCO dict of ``records``.
+
+    ``folder`` goes before every file name; ``image_ids`` maps stems to ids, so that an image has
+    the same one in every file of a data set. Boxes are XYWH in pixels; the category id of a class
+    is its position in ``classes``, from 1.
+    """
+    category_ids = {name: number for number, name in enumerate(classes, start=1)}
+    images, annotations = [], []
+    for record in records:
+        image_id, name = image_ids[record.stem], f"{folder}/{record.place}"
+        images.append(coco_image(image_id, name, height=record.height, width=record.width))
+        for box in record.boxes:
+            more = {} if box.segmentation is None else {"segmentation": box.segmentation}
+            annotations.append(
+                coco_annotation(
+                    len(annotations) + 1,
+                    image_id,
+                    category_ids[box.category],
+                    box.xywh,
+                    area=box.area,
+                    **more,
+                )
+            )
+    categories = coco_categories(classes)
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def checked_source(source: str | Path) -> Path:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from detectron2_agssp.data.formats.layout import read_json
 from detectron2_agssp.data.formats.records import Record
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.files import read_json
 
 TEST_PART = 0.3
 DRAW_PERCENTS = (1, 5, 10, 25)

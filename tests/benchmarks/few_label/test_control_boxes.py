@@ -9,7 +9,7 @@ import torch
 from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
 from benchmarks.few_label.training import Workspace
 from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
-from detectron2_agssp.data.formats.coco import check_coco_json
+from detectron2_agssp.io.coco import check_coco_json
 from detectron2_agssp.io.images import list_images
 from tests.tiny_models import CONFIGS
 

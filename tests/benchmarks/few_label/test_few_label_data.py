@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from benchmarks.few_label.data import BenchmarkData, draw_labeled
-from detectron2_agssp.io.coco import read_coco, subset
+from detectron2_agssp.io.coco import coco_categories, read_coco, subset, write_coco
 from detectron2_agssp.io.images import list_images
 from tests.benchmarks.few_label.tiny_benchmark import DATA
 
@@ -51,6 +51,23 @@ def test_the_same_settings_give_the_same_files(write_benchmark, tmp_path):
     second = made(write_benchmark(), tmp_path / "b")
     for path in first.root.glob("*.json"):
         assert path.read_bytes() == (second.root / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("part", [slice(None, None, -1), slice(1, None)])
+def test_classes_that_differ_between_splits(
+    write_benchmark, tmp_path, sample_root, monkeypatch, part
+):
+    """Swapped ids would give a perfect detector an AP of 0; a missing one, another's class."""
+    root = tmp_path / "datasets" / "sample"
+    shutil.copytree(sample_root / "sample", root)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
+    path = root / "annotations" / "test.json"
+    content = read_coco(path)
+    classes = [entry["name"] for entry in content["categories"]]
+    write_coco(path, {**content, "categories": coco_categories(classes[part])})
+    with pytest.raises(ValueError, match=r"test has the categories .*, but validation"):
+        made(write_benchmark(), tmp_path / "out")
+    assert not list((tmp_path / "out/data").glob("*.json"))
 
 
 def test_validation_images_stay_when_draws_are_added(write_benchmark, tmp_path):
