@@ -99,8 +99,6 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     kead.RESIDUAL = True
     # Of the softmax between the normal and the anomalous text.
     kead.TEMPERATURE = 0.07
-    # Also keep a map per described defect.
-    kead.DEFECT_MAPS = False
 
     # Raw scores are mapped linearly: this quantile to 0, that one to 1 (over all cells of the
     # sampled images), and clipped.

@@ -112,9 +112,8 @@ def test_maps_name_a_registered_scorer(path):
 
 
 @pytest.mark.parametrize("path", MAPS)
-def test_its_scorer_is_built(path, tmp_path, monkeypatch):
+def test_its_scorer_is_built(path, tmp_path):
     """On random weights, and a small stand-in for CLIP."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     stand_ins = {"AGSSP.SCORER.DEVICE": "cpu", "AGSSP.SCORER.WEIGHTS": "", "MODEL.WEIGHTS": ""}
     cfg = make_cfg(path, stand_ins)
     scorer = cfg.AGSSP.SCORER

@@ -31,8 +31,6 @@ def record_scorer(
         "fingerprint": _fingerprint(scorer),
         "calibration": {"low": calibration.low, "high": calibration.high},
     }
-    if scorer.defect_names:
-        info["defects"] = list(scorer.defect_names)
     learned = {name: tensor.cpu().numpy() for name, tensor in scorer.learned_state().items()}
     store.write_scorer(info, learned)
 

@@ -188,8 +188,6 @@ class MapGenerator:
         if sees_nothing(calibrated):
             return f"the scorer's map is the same everywhere ({calibrated.max():.3g})"
         image = info["image"]
-        if result.defect_maps is not None:
-            self.store.write_defect_maps(image, result.defect_maps)
         self.store.write_map(image, calibrated)
         entries.append(
             {

@@ -15,11 +15,10 @@ GPU_WORKERS = 4
 
 @dataclass
 class ScoredImage:
-    """Raw scores of one image: map (h, w), its score, and maps per described defect (K, h, w)."""
+    """Raw scores of one image: its map (h, w) and its score."""
 
     map: np.ndarray
     score: float
-    defect_maps: np.ndarray | None = None
 
 
 def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoader:
@@ -55,25 +54,15 @@ def score_batch(scorer: AnomalyScorer, batch: DecodedBatch, batch_size: int) -> 
     """Scores a decoded batch, at most ``batch_size`` crops at a time; one result an image."""
     maps: list[list[np.ndarray]] = [[] for _ in batch.infos]
     scores: list[list[float]] = [[] for _ in batch.infos]
-    defects: list[list[np.ndarray]] = [[] for _ in batch.infos]
     for crops, owners, source in batch.crop_batches(batch_size):
-        if scorer.defect_names:
-            result, defect_maps = scorer.score_defects(crops)
-            for owner, defect_map in zip(owners, defect_maps.cpu().numpy(), strict=True):
-                defects[owner].append(defect_map)
-        else:
-            result = scorer.score(crops, source)
+        result = scorer.score(crops, source)
         for owner, crop_map, score in zip(
             owners, result.maps.cpu().numpy(), result.scores.tolist(), strict=True
         ):
             maps[owner].append(crop_map)
             scores[owner].append(score)
     return [
-        ScoredImage(
-            map=_whole(maps[index], *layout),
-            score=max(scores[index]),
-            defect_maps=_whole(defects[index], *layout) if defects[index] else None,
-        )
+        ScoredImage(map=_whole(maps[index], *layout), score=max(scores[index]))
         for index, layout in enumerate(batch.layouts)
     ]
 

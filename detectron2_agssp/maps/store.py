@@ -51,11 +51,6 @@ class MapStore:
         """Path of an image's map, relative to the folder."""
         return f"maps/{image}.npy"
 
-    @staticmethod
-    def defect_map_name(image: str) -> str:
-        """Path of an image's maps per described defect, (K, h, w), relative to the folder."""
-        return f"defect_maps/{image}.npy"
-
     # ---- the scorer ----------------------------------------------------------------------
 
     def read_scorer(self) -> dict | None:
@@ -133,16 +128,10 @@ class MapStore:
 
     def write_map(self, image: str, calibrated: np.ndarray) -> None:
         """Stores one calibrated map (h, w), in [0, 1], as float16."""
-        self._write_array(self.map_name(image), calibrated)
-
-    def write_defect_maps(self, image: str, maps: np.ndarray) -> None:
-        """Stores the maps per described defect, (K, h, w), in [0, 1], as float16."""
-        self._write_array(self.defect_map_name(image), maps)
-
-    def _write_array(self, name: str, values: np.ndarray) -> None:
         # Temporary files lie in the root, where they are found without a walk.
-        with atomic_write(self.root / name, "wb", temporary_root=self.root) as file:
-            np.save(file, values.astype(np.float16))
+        path = self.root / self.map_name(image)
+        with atomic_write(path, "wb", temporary_root=self.root) as file:
+            np.save(file, calibrated.astype(np.float16))
 
     def append(self, entries: list[dict]) -> None:
         """Adds manifest lines, in one write. Their maps must be written already."""

@@ -34,8 +34,6 @@ class AnomalyScorer(nn.Module):
     # Images are compared within their source: fit() takes {source: batches} too, and the source of
     # a batch matters.
     by_source: bool = False
-    # Of the maps that score_defects() gives beside the anomaly map.
-    defect_names: tuple[str, ...] = ()
     # Side in pixels of the square that images are resized to before scoring.
     image_size: int
     # Pixels a cell of the maps, and what images' sides must be multiples of; for RESIZE "aspect"
@@ -68,11 +66,6 @@ class AnomalyScorer(nn.Module):
     def score(self, images: Tensor, source: str) -> AnomalyScores:
         """Calls the scorer, which is told the source only if it is ``by_source``."""
         return self(images, source) if self.by_source else self(images)
-
-    def score_defects(self, images: Tensor) -> tuple[AnomalyScores, Tensor]:
-        """The scores, and a map (N, K, h, w) in [0, 1] for each of the K ``defect_names``; called
-        where there are such names."""
-        raise NotImplementedError
 
     def learned_state(self) -> dict[str, Tensor]:
         """What fit() learned, without the network's weights."""

@@ -12,15 +12,9 @@ def kead_settings(tmp_path_factory):
     return clip_settings(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.fixture(scope="session")
-def text_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def kead_cfg(tiny_cfg, kead_settings, text_cache, monkeypatch):
-    """A config of the small KeAD, without a network; its texts are encoded once a session."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(text_cache))
+def kead_cfg(tiny_cfg, kead_settings, monkeypatch):
+    """A config of the small KeAD, without a network."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tiny_cfg.AGSSP.SCORER.NAME = "kead"
     tiny_cfg.merge_from_list(kead_settings)

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,7 +48,7 @@ def check_boxes(cfg, maps):
         assert y + height <= sizes[annotation["image_id"]][1]
 
 
-def test_texts_alone(kead_cfg, images, tmp_path, text_cache):
+def test_texts_alone(kead_cfg, images, tmp_path):
     maps = tmp_path / "maps"
     assert generate(kead_cfg, images, maps).scored == 5
     entries = {entry["image"]: entry for entry in MapStore(maps).entries()}
@@ -61,27 +60,16 @@ def test_texts_alone(kead_cfg, images, tmp_path, text_cache):
     info = json.loads((maps / "scorer.json").read_text())
     assert info["scorer"] == "kead"
     assert info["SCORER"]["KEAD"]["FEATURE_LAYERS"] == [3, 6, 9, 12]
-    assert "defects" not in info
-    assert not (maps / "defect_maps").exists()
     check_boxes(kead_cfg, maps)
-    # The texts were encoded once, into the cache.
-    assert list((text_cache / "detectron2_agssp").glob("text_*.npz"))
 
 
 @pytest.mark.parametrize("resize", ["square", "aspect", "tile"])
-def test_texts_and_normal_images_with_a_map_per_defect(kead_cfg, images, tmp_path, resize):
-    keys = ["AGSSP.SCORER.KEAD.MODE", "both", "AGSSP.SCORER.KEAD.DEFECT_MAPS", True]
-    kead_cfg.merge_from_list([*keys, "AGSSP.SCORER.NORMAL_IMAGES", ("good/*.png",)])
+def test_texts_and_normal_images(kead_cfg, images, tmp_path, resize):
+    kead_cfg.AGSSP.SCORER.KEAD.MODE = "both"
+    kead_cfg.AGSSP.SCORER.NORMAL_IMAGES = ("good/*.png",)
     kead_cfg.AGSSP.SCORER.RESIZE = resize
     maps = tmp_path / "maps"
     generate(kead_cfg, images, maps)
-    info = json.loads((maps / "scorer.json").read_text())
-    assert info["defects"] == ["deep_pit", "scale"]
-    for name in NAMES:
-        defects = np.load(maps / "defect_maps" / f"{name}.npy")
-        assert defects.dtype == np.float16
-        assert defects.shape == (2, *load_map(maps / "maps" / f"{name}.npy").shape)
-        assert 0 <= defects.min() < defects.max() <= 1
     check_boxes(kead_cfg, maps)
     scorer, _ = load_fitted_scorer(kead_cfg, maps)
     assert scorer.memory.shape[0] == 4
@@ -92,7 +80,6 @@ def test_texts_and_normal_images_with_a_map_per_defect(kead_cfg, images, tmp_pat
     assert generate(kead_cfg, images, maps).kept == 5
     assert contents(maps) == before
     (maps / "maps" / f"{NAMES[1]}.npy").unlink()
-    (maps / "defect_maps" / f"{NAMES[1]}.npy").unlink()
     generate(kead_cfg, images, maps)
     assert contents(maps) == before
 
@@ -134,9 +121,8 @@ def test_descriptions_that_changed(kead_cfg, images, tmp_path):
 
 @pytest.mark.parametrize("name", ["mahalanobis", "memory"])
 def test_clips_patches_for_scorers_without_text(kead_cfg, images, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(
-        "detectron2_agssp.scoring.kead.text_cache.build_text_features", None
-    )  # No texts are encoded.
+    # No texts are encoded.
+    monkeypatch.setattr("detectron2_agssp.scoring.kead.scorer.build_text_features", None)
     scorer = kead_cfg.AGSSP.SCORER
     scorer.NAME, scorer.FEATURES, scorer.NORMAL_IMAGES = name, "clip", ("good",)
     maps = tmp_path / "maps"

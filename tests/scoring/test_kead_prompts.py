@@ -21,12 +21,11 @@ from detectron2_agssp.scoring.kead.prompts import (
     build_text_features,
     check_prompt_lengths,
     count_tokens,
-    defect_prompts,
     empty_prompts,
     encode_text_side,
     normal_prompts,
 )
-from tests.scoring.kead_texts import PIT, SCALE, STRIP
+from tests.scoring.kead_texts import STRIP
 
 # ---- prompts -------------------------------------------------------------------------------------
 
@@ -50,13 +49,11 @@ def test_every_state_is_in_every_template():
     for prompts, states in (
         (normal_prompts(STRIP), len(NORMAL_STATES) + 2),
         (anomaly_prompts(STRIP), len(ANOMALOUS_STATES) + 2),
-        (defect_prompts(STRIP, PIT), 1),
     ):
         assert len(prompts) == len(set(prompts)) == states * len(TEMPLATES)
         assert not any("{" in prompt or "_" in prompt for prompt in prompts)
     phrase = "steel strip with deep pit, it appears as a dark hole"
-    assert defect_prompts(STRIP, PIT) == [template.format(phrase) for template in TEMPLATES]
-    assert set(defect_prompts(STRIP, SCALE)) < set(anomaly_prompts(STRIP))
+    assert {template.format(phrase) for template in TEMPLATES} < set(anomaly_prompts(STRIP))
 
 
 def test_templates_fit_any_noun():
@@ -172,30 +169,21 @@ def test_sides_that_cannot_be_encoded(tokenizer):
 
 def test_features_of_an_object(clip_model, tokenizer):
     features = build_text_features(clip_model, tokenizer, STRIP)
-    assert features.defect_names == ("deep_pit", "scale")
-    assert features.defects.shape == (2, 48)
     expected = TextFeatures(
         side_by_hand(normal_prompts(STRIP), clip_model, tokenizer),
         side_by_hand(anomaly_prompts(STRIP), clip_model, tokenizer),
         side_by_hand(empty_prompts(), clip_model, tokenizer),
-        torch.stack(
-            [
-                side_by_hand(defect_prompts(STRIP, defect), clip_model, tokenizer)
-                for defect in (PIT, SCALE)
-            ]
-        ),
-        ("deep_pit", "scale"),
     )
-    for tensor, reference in zip(features[:4], expected[:4], strict=True):
+    for tensor, reference in zip(features, expected, strict=True):
         assert tensor.dtype == torch.float32
         assert not tensor.requires_grad
         torch.testing.assert_close(tensor, reference)
 
 
 def test_an_object_without_defects(clip_model, tokenizer):
+    """The generic states are there all the same."""
     features = build_text_features(clip_model, tokenizer, ObjectDescription("rail", (), ()))
-    assert features.defects.shape == (0, 48)
-    assert features.defect_names == ()
+    torch.testing.assert_close(features.anomaly.norm(), torch.tensor(1.0))
 
 
 def test_long_descriptions_are_refused_before_encoding(clip_model, tokenizer):

@@ -1,11 +1,10 @@
-"""KeAD by its name in a config: modes, defects, precisions, sizes."""
+"""KeAD by its name in a config: modes, precisions, sizes."""
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from detectron2_agssp.scoring.kead.clip_features import ClipEncoder
-from detectron2_agssp.scoring.kead.maps import text_anomaly_maps
 from detectron2_agssp.scoring.kead.scorer import KeadScorer, choose_object
 
 pytest.importorskip("open_clip")
@@ -107,37 +106,6 @@ def test_few_shot_modes_have_to_be_fitted(build, mode):
         assert scorer(images(1)).maps.abs().max() < 1e-5
 
 
-# ---- defects -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_maps_per_defect(build, mode):
-    scorer = build(MODE=mode, DEFECT_MAPS=True)
-    scorer.fit(images(1, seed=1))
-    assert scorer.defect_names == ("deep_pit", "scale")
-    pixels = images(3, 64, 96)
-    scores, defects = scorer.score_defects(pixels)
-    plain = scorer(pixels)
-    torch.testing.assert_close(scores.maps, plain.maps, rtol=0, atol=0)
-    torch.testing.assert_close(scores.scores, plain.scores, rtol=0, atol=0)
-    assert defects.shape == (3, 2, 4, 6)
-    assert defects.min() >= 0
-    assert defects.max() <= 1
-    _, patches, grid = scorer.encoder(pixels)
-    for index in range(2):
-        alone = text_anomaly_maps(
-            patches, scorer.text_normal, scorer.text_defects[index], scorer.text_empty, T, grid
-        )
-        torch.testing.assert_close(defects[:, index], alone)
-    assert not torch.allclose(defects[:, 0], defects[:, 1])
-
-
-def test_without_maps_per_defect(build):
-    scorer = build()
-    assert scorer.defect_names == ()
-    assert scorer.score_defects(images(2))[1].shape == (2, 0, 6, 6)
-
-
 # ---- layers, sizes, precisions -------------------------------------------------------------------
 
 
@@ -160,10 +128,8 @@ def test_settings_matter(build, keys):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 192), (208, 48), (16, 16), (96, 112)])
 def test_images_that_are_not_square(build, height, width):
-    scorer = build(MODE="both", DEFECT_MAPS=True).fit(images(1))
-    result, defects = scorer.score_defects(images(2, height, width))
-    assert result.maps.shape == (2, height // 16, width // 16)
-    assert defects.shape == (2, 2, height // 16, width // 16)
+    scorer = build(MODE="both").fit(images(1))
+    assert scorer(images(2, height, width)).maps.shape == (2, height // 16, width // 16)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -184,16 +150,15 @@ def test_half_precision(build, precision):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_batches_of_one_and_none(build, mode):
-    scorer = build(MODE=mode, DEFECT_MAPS=True).fit(images(1, seed=1))
+    scorer = build(MODE=mode).fit(images(1, seed=1))
     whole = scorer(images(3))
     for index in range(3):
-        one = scorer(images(3)[index : index + 1])
-        torch.testing.assert_close(one.maps[0], whole.maps[index], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(one.scores[0], whole.scores[index], rtol=1e-4, atol=1e-5)
-    none, defects = scorer.score_defects(images(0))
+        single = scorer(images(3)[index : index + 1])
+        torch.testing.assert_close(single.maps[0], whole.maps[index], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single.scores[0], whole.scores[index], rtol=1e-4, atol=1e-5)
+    none = scorer(images(0))
     assert none.maps.shape == (0, 6, 6)
     assert none.scores.shape == (0,)
-    assert defects.shape == (0, 2, 6, 6)
 
 
 def test_nan_stays_in_its_image(build):
@@ -230,9 +195,8 @@ def test_other_wrong_settings(build):
     encoder = build().encoder
     with pytest.raises(ValueError, match=r"IMAGE_SIZE is 100, not a multiple of the patch size 16"):
         KeadScorer(encoder=encoder, text=None, mode="few_shot", image_size=100)
-    for settings in ({"mode": "both"}, {"mode": "few_shot", "defect_maps": True}):
-        with pytest.raises(ValueError, match="need texts; got none"):
-            KeadScorer(encoder=encoder, text=None, image_size=96, **settings)
+    with pytest.raises(ValueError, match="'both' needs texts; got none"):
+        KeadScorer(encoder=encoder, text=None, image_size=96, mode="both")
 
 
 def test_object_of_several(tmp_path):
@@ -251,8 +215,7 @@ def test_object_of_several(tmp_path):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_learned_state_round_trip(build, mode):
-    keys = {"MODE": mode, "DEFECT_MAPS": mode != "few_shot"}
-    first, second = build(**keys).fit(images(2, seed=1)), build(**keys)
+    first, second = build(MODE=mode).fit(images(2, seed=1)), build(MODE=mode)
     state = {name: tensor.clone() for name, tensor in first.learned_state().items()}
     assert not any(name.startswith("encoder") for name in state)
     second.load_learned_state(state)
@@ -262,13 +225,13 @@ def test_learned_state_round_trip(build, mode):
         second.load_learned_state({"mean": state["memory"]})
 
 
-def test_state_of_other_descriptions_is_refused(build, tmp_path):
+def test_state_of_other_descriptions_is_refused(build):
     """The texts of a map folder are those of its descriptions; rounding apart."""
-    scorer = build(DEFECT_MAPS=True)
+    scorer = build()
     state = scorer.learned_state()
     scorer.load_learned_state({**state, "text_normal": state["text_normal"] + 1e-7})
-    with pytest.raises(ValueError, match=r"other descriptions \(text_defects differs.*\(1, 48\)"):
-        scorer.load_learned_state({**state, "text_defects": state["text_defects"][:1]})
+    with pytest.raises(ValueError, match=r"other descriptions \(text_empty differs.*\(47,\)"):
+        scorer.load_learned_state({**state, "text_empty": state["text_empty"][:47]})
     with pytest.raises(ValueError, match=r"other descriptions \(text_anomaly differs"):
         scorer.load_learned_state({**state, "text_anomaly": state["text_normal"]})
 

@@ -77,6 +77,18 @@ def load_clip(model: str, pretrained: str, *, allow_download: bool = False) -> n
     return clip.eval().requires_grad_(False)
 
 
+def load_tokenizer(model: str, *, allow_download: bool = False):
+    """The tokenizer of the open_clip model named ``model``.
+
+    Raises:
+        FileNotFoundError: it comes from the hub, and ``allow_download`` is False.
+    """
+    open_clip = import_open_clip()
+    config = open_clip.get_model_config(model)
+    check_text_tower(model, config, "hf_tokenizer_name", allow_download)
+    return open_clip.get_tokenizer(model)
+
+
 def import_open_clip():
     """The module.
 

@@ -1,7 +1,7 @@
 """Prompts of an object, and CLIP's features of them: the text side of KeAD (AGSSP,
 arXiv 2509.18919; the generic states are WinCLIP's, arXiv 2303.14814).
 
-Shapes: P prompts, D channels of CLIP's joint space, K defects.
+Shapes: P prompts, D channels of CLIP's joint space.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,15 +71,11 @@ class TextFeatures(NamedTuple):
         normal: (D,), of :func:`normal_prompts`.
         anomaly: (D,), of :func:`anomaly_prompts`.
         empty: (D,), of :func:`empty_prompts`; not yet subtracted from the others.
-        defects: (K, D), of :func:`defect_prompts`.
-        defect_names: the K names, in the order of ``defects``.
     """
 
     normal: Tensor
     anomaly: Tensor
     empty: Tensor
-    defects: Tensor
-    defect_names: tuple[str, ...]
 
 
 # ---- prompts -------------------------------------------------------------------------------------
@@ -96,11 +92,6 @@ def normal_prompts(obj: ObjectDescription) -> list[str]:
 def anomaly_prompts(obj: ObjectDescription) -> list[str]:
     """Generic and described defective states, each in each of ``TEMPLATES``."""
     return _in_templates(obj, [*ANOMALOUS_STATES, *map(_described, obj.defects)])
-
-
-def defect_prompts(obj: ObjectDescription, defect: Defect) -> list[str]:
-    """One described defect in each of ``TEMPLATES``."""
-    return _in_templates(obj, [_described(defect)])
 
 
 def empty_prompts() -> list[str]:
@@ -170,6 +161,7 @@ def check_prompt_lengths(
 # ---- their features ------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def encode_text_side(
     prompts: Sequence[str],
     encode: Callable[[Tensor], Tensor],
@@ -192,7 +184,14 @@ def encode_text_side(
     """
     if not prompts:
         raise ValueError("No prompts to encode: give one or more.")
-    return _mean_direction(_embed(prompts, encode, tokenizer, batch_size))
+    batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+    embeddings = torch.cat([encode(tokenizer(list(batch))).float() for batch in batches])
+    if not torch.isfinite(embeddings).all():
+        raise ValueError(
+            "CLIP's text features are not finite: its weights are damaged, or the text tower runs "
+            "at a precision that overflows. Load it in float32."
+        )
+    return F.normalize(F.normalize(embeddings, dim=-1).mean(dim=0), dim=0)
 
 
 def build_text_features(
@@ -220,46 +219,16 @@ def build_text_features(
             f"context_length is {context_length}, but the CLIP model reads {own_length} tokens. "
             f"Give context_length={own_length}."
         )
-    sides = all_prompts(obj)
-    # A described defect's prompts are in two sides; each is encoded once.
-    unique = list(dict.fromkeys(prompt for side in sides for prompt in side))
-    check_prompt_lengths(unique, tokenizer, context_length)
+    sides = (normal_prompts(obj), anomaly_prompts(obj), empty_prompts())
+    check_prompt_lengths([prompt for side in sides for prompt in side], tokenizer, context_length)
     device = next(clip_model.parameters()).device
-    embeddings = _embed(
-        unique,
-        lambda tokens: clip_model.encode_text(tokens.to(device)),
-        partial(tokenizer, context_length=context_length),
-    )
-    row = {prompt: index for index, prompt in enumerate(unique)}
-    features = [_mean_direction(embeddings[[row[prompt] for prompt in side]]) for side in sides]
-    normal, anomaly, empty, *defects = features
-    stacked = torch.stack(defects) if defects else normal.new_empty(0, len(normal))
-    names = tuple(defect.name for defect in obj.defects)
-    return TextFeatures(normal, anomaly, empty, stacked, names)
-
-
-def all_prompts(obj: ObjectDescription) -> list[list[str]]:
-    """What the features are made of: normal, anomaly, empty, then each defect's prompts."""
-    return [
-        normal_prompts(obj),
-        anomaly_prompts(obj),
-        empty_prompts(),
-        *(defect_prompts(obj, defect) for defect in obj.defects),
-    ]
-
-
-@torch.no_grad()
-def _embed(prompts, encode, tokenizer, batch_size: int = 64) -> Tensor:
-    """(P, D), float32, unit vectors."""
-    batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-    embeddings = torch.cat([encode(tokenizer(list(batch))).float() for batch in batches])
-    if not torch.isfinite(embeddings).all():
-        raise ValueError(
-            "CLIP's text features are not finite: its weights are damaged, or the text tower runs "
-            "at a precision that overflows. Load it in float32."
+    return TextFeatures(
+        *(
+            encode_text_side(
+                side,
+                lambda tokens: clip_model.encode_text(tokens.to(device)),
+                partial(tokenizer, context_length=context_length),
+            )
+            for side in sides
         )
-    return F.normalize(embeddings, dim=-1)
-
-
-def _mean_direction(embeddings: Tensor) -> Tensor:
-    return F.normalize(embeddings.mean(dim=0), dim=0)
+    )

@@ -1,6 +1,6 @@
 """KeAD as a scorer: described defects, a few normal images, or both (AGSSP, section on KeAD).
 
-Shapes: N images, h x w patches, D channels of the embedding, K described defects, M normal patches.
+Shapes: N images, h x w patches, D channels of the embedding, M normal patches.
 """
 
 from collections.abc import Iterable
@@ -20,18 +20,17 @@ from detectron2_agssp.scoring.base import (
 )
 from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY
 from detectron2_agssp.scoring.kead.clip_features import ClipEncoder
-from detectron2_agssp.scoring.kead.clip_model import load_clip
+from detectron2_agssp.scoring.kead.clip_model import load_clip, load_tokenizer
 from detectron2_agssp.scoring.kead.descriptions import ObjectDescription, load_descriptions
 from detectron2_agssp.scoring.kead.maps import (
     few_shot_maps,
     text_anomaly_image_scores,
     text_anomaly_maps,
 )
-from detectron2_agssp.scoring.kead.prompts import TextFeatures
-from detectron2_agssp.scoring.kead.text_cache import load_text_features
+from detectron2_agssp.scoring.kead.prompts import TextFeatures, build_text_features
 
 MODES = ("zero_shot", "few_shot", "both")
-_TEXTS = ("text_normal", "text_anomaly", "text_empty", "text_defects")
+_TEXTS = ("text_normal", "text_anomaly", "text_empty")
 
 
 class KeadScorer(AnomalyScorer):
@@ -46,7 +45,6 @@ class KeadScorer(AnomalyScorer):
         image_size: side in pixels of the square that images are resized to.
         mode: "zero_shot" (texts alone), "few_shot" (normal images alone) or "both".
         temperature: of the softmax between the normal and the anomalous text.
-        defect_maps: also give a map per described defect.
     """
 
     @configurable
@@ -58,12 +56,11 @@ class KeadScorer(AnomalyScorer):
         image_size: int = 240,
         mode: str = "zero_shot",
         temperature: float = 0.07,
-        defect_maps: bool = False,
     ):
         super().__init__()
         check_settings(mode, temperature)
-        if text is None and (mode != "few_shot" or defect_maps):
-            raise ValueError(f"KeAD's mode {mode!r} and defect maps need texts; got none.")
+        if text is None and mode != "few_shot":
+            raise ValueError(f"KeAD's mode {mode!r} needs texts; got none.")
         self.uses_text, self.uses_memory = mode != "few_shot", mode != "zero_shot"
         self.fits_on = "normal" if self.uses_memory else None
         self.encoder = encoder
@@ -78,10 +75,9 @@ class KeadScorer(AnomalyScorer):
         channels = encoder.encoder.embedding_size
         if text is None:
             empty = torch.zeros(0, channels)
-            text = TextFeatures(empty, empty, empty, empty, ())
+            text = TextFeatures(empty, empty, empty)
         for name in _TEXTS:
             self.register_buffer(name, getattr(text, name.removeprefix("text_")).detach().clone())
-        self.defect_names = tuple(text.defect_names) if defect_maps else ()
         layers = len(encoder.encoder.feature_layers)
         # The normal images' patches, per layer, unit vectors.
         self.register_buffer("memory", torch.zeros(layers, 0, channels))
@@ -93,10 +89,14 @@ class KeadScorer(AnomalyScorer):
         # What is quick to check comes first: the weights, and then the texts, take a while.
         check_settings(kead.MODE, kead.TEMPERATURE)
         described = None
-        if kead.MODE != "few_shot" or kead.DEFECT_MAPS:
+        if kead.MODE != "few_shot":
             described = choose_object(kead.DESCRIPTIONS, kead.OBJECT)
-        downloads = {"allow_download": kead.ALLOW_DOWNLOAD}
-        clip = load_clip(kead.MODEL, kead.PRETRAINED, **downloads)
+        clip = load_clip(kead.MODEL, kead.PRETRAINED, allow_download=kead.ALLOW_DOWNLOAD)
+        text = None
+        if described is not None:
+            tokenizer = load_tokenizer(kead.MODEL, allow_download=kead.ALLOW_DOWNLOAD)
+            context = getattr(clip, "context_length", 77)
+            text = build_text_features(clip, tokenizer, described, context_length=context)
         encoder = ClipEncoder(
             clip,
             precision=scorer.PRECISION,
@@ -106,11 +106,10 @@ class KeadScorer(AnomalyScorer):
         )
         return {
             "encoder": encoder,
-            "text": described and load_text_features(clip, kead.MODEL, described, **downloads),
+            "text": text,
             "image_size": scorer.IMAGE_SIZE,
             "mode": kead.MODE,
             "temperature": kead.TEMPERATURE,
-            "defect_maps": kead.DEFECT_MAPS,
         }
 
     @torch.no_grad()
@@ -146,22 +145,20 @@ class KeadScorer(AnomalyScorer):
         Raises:
             RuntimeError: a few-shot scorer was not fitted.
         """
-        return self._score(*self._encode(images))
-
-    @torch.no_grad()
-    def score_defects(self, images: Tensor) -> tuple[AnomalyScores, Tensor]:
-        """The scores, and per described defect the softmax between its text and the normal one,
-        (N, K, h, w) in [0, 1]."""
-        embedding, patches, grid = self._encode(images)
-        scores = self._score(embedding, patches, grid)
-        maps = [
-            text_anomaly_maps(
-                patches, self.text_normal, defect, self.text_empty, self.temperature, grid
-            )
-            for defect in self.text_defects[: len(self.defect_names)]
-        ]
-        stacked = torch.stack(maps, dim=1) if maps else scores.maps.new_zeros(len(images), 0, *grid)
-        return scores, stacked
+        if self.uses_memory and self.memory.shape[1] == 0:
+            raise RuntimeError("KeAD is not fitted: call fit(normal_images) first.")
+        check_images(images)
+        embedding, patches, grid = self.encoder(images)
+        maps = torch.zeros(len(embedding), *grid, device=embedding.device)
+        if self.uses_text:
+            texts = (self.text_normal, self.text_anomaly, self.text_empty, self.temperature)
+            maps = maps + text_anomaly_maps(patches, *texts, grid)
+            scores = text_anomaly_image_scores(embedding, *texts)
+        if self.uses_memory:
+            maps = maps + few_shot_maps(patches, self.memory, grid)
+            strongest = strongest_cells(maps)
+            scores = (scores + strongest) / 2 if self.uses_text else strongest
+        return AnomalyScores(maps, scores)
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
         """Takes over a :meth:`learned_state`; its texts to the bit, which another machine may have
@@ -180,24 +177,6 @@ class KeadScorer(AnomalyScorer):
                     "AGSSP.SCORER.KEAD.DESCRIPTIONS as they were, or choose another folder."
                 )
         super().load_learned_state(state)
-
-    def _encode(self, images: Tensor):
-        if self.uses_memory and self.memory.shape[1] == 0:
-            raise RuntimeError("KeAD is not fitted: call fit(normal_images) first.")
-        check_images(images)
-        return self.encoder(images)
-
-    def _score(self, embedding: Tensor, patches: list[Tensor], grid) -> AnomalyScores:
-        maps = torch.zeros(len(embedding), *grid, device=embedding.device)
-        if self.uses_text:
-            texts = (self.text_normal, self.text_anomaly, self.text_empty, self.temperature)
-            maps = maps + text_anomaly_maps(patches, *texts, grid)
-            scores = text_anomaly_image_scores(embedding, *texts)
-        if self.uses_memory:
-            maps = maps + few_shot_maps(patches, self.memory, grid)
-            strongest = strongest_cells(maps)
-            scores = (scores + strongest) / 2 if self.uses_text else strongest
-        return AnomalyScores(maps, scores)
 
 
 def check_settings(mode: str, temperature: float) -> None:
