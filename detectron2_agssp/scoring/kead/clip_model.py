@@ -3,26 +3,12 @@
 import difflib
 import logging
 import os
-import pickle
 import tempfile
 
 from torch import nn
 
 logger = logging.getLogger(__name__)
 
-# What torch, pickle and open_clip raise on a file that is damaged, or of another model.
-_UNUSABLE = (
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    StopIteration,
-    TypeError,
-    ValueError,
-    pickle.PickleError,
-)
 # Where open_clip puts what it downloads from an address that is not the hub's.
 _URL_CACHE = "~/.cache/clip"
 _HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -53,9 +39,8 @@ def load_clip(model: str, pretrained: str, *, allow_download: bool = False) -> n
             f"AGSSP.SCORER.KEAD.MODEL is {model!r}, which open_clip {open_clip.__version__} does "
             f"not have. Close: {', '.join(close) or 'none; open_clip.list_models() has all'}."
         )
-    config = open_clip.get_model_config(model)
-    check_text_tower(model, config, "hf_model_name", allow_download)
-    path, tag = _weights(open_clip, model, config, pretrained, allow_download)
+    check_text_tower(model, "hf_model_name", allow_download)
+    path, tag = _weights(open_clip, model, pretrained, allow_download)
     try:
         clip = open_clip.create_model(
             model,
@@ -65,14 +50,19 @@ def load_clip(model: str, pretrained: str, *, allow_download: bool = False) -> n
             pretrained_text=False,
             force_preprocess_cfg=_pixel_statistics(open_clip, model, tag),
         )
-    except _unusable() as error:
+    except (
+        Exception
+    ) as error:  # torch's, pickle's, safetensors' and open_clip's share no base class
         if not path:
             raise
+        # What torch says of a pickle is advice to let the file run code.
+        reason = type(error).__name__
+        if isinstance(error, RuntimeError):
+            reason += f": {' '.join(str(error).split())[:400]}"
         raise ValueError(
-            f"The CLIP weights {path!r} cannot be loaded into open_clip's {model!r} "
-            f"({_reason(error)}). Is it the model that they are of "
-            "(AGSSP.SCORER.KEAD.MODEL)? Is the file whole, and a checkpoint as open_clip saves it "
-            "(.pt, .bin, .safetensors)?"
+            f"The CLIP weights {path!r} cannot be loaded into open_clip's {model!r} ({reason}). Is "
+            "it the model that they are of (AGSSP.SCORER.KEAD.MODEL)? Is the file whole, and a "
+            "checkpoint of tensors as open_clip saves it (.pt, .bin, .safetensors)?"
         ) from error
     return clip.eval().requires_grad_(False)
 
@@ -83,18 +73,12 @@ def load_tokenizer(model: str, *, allow_download: bool = False):
     Raises:
         FileNotFoundError: it comes from the hub, and ``allow_download`` is False.
     """
-    open_clip = import_open_clip()
-    config = open_clip.get_model_config(model)
-    check_text_tower(model, config, "hf_tokenizer_name", allow_download)
-    return open_clip.get_tokenizer(model)
+    check_text_tower(model, "hf_tokenizer_name", allow_download)
+    return import_open_clip().get_tokenizer(model)
 
 
 def import_open_clip():
-    """The module.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """The module; ImportError, with what to install, where there is none."""
     try:
         import open_clip
     except ImportError as error:
@@ -105,10 +89,10 @@ def import_open_clip():
     return open_clip
 
 
-def check_text_tower(model: str, config: dict, key: str, allow_download: bool) -> None:
+def check_text_tower(model: str, key: str, allow_download: bool) -> None:
     """Raises FileNotFoundError where a model's text tower ("hf_model_name") or tokenizer
     ("hf_tokenizer_name") is looked up on the hub, and that is not allowed."""
-    name = config["text_cfg"].get(key)
+    name = import_open_clip().get_model_config(model)["text_cfg"].get(key)
     if name and not allow_download:
         what = "text tower" if key == "hf_model_name" else "tokenizer"
         raise FileNotFoundError(
@@ -118,26 +102,7 @@ def check_text_tower(model: str, config: dict, key: str, allow_download: bool) -
         )
 
 
-def check_activation(open_clip, model: str, config: dict, pretrained: str, tag: dict) -> None:
-    """Raises ValueError where a tag's weights were trained with another activation than the
-    model's: the numbers would be wrong without a sign of it."""
-    wanted, has = bool(tag.get("quick_gelu", False)), bool(config.get("quick_gelu", False))
-    if wanted == has:
-        return
-    fitting = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
-    is_there = fitting != model and fitting in open_clip.list_models()
-    way_out = (
-        f"Set AGSSP.SCORER.KEAD.MODEL to {fitting!r}."
-        if is_there
-        else f"Choose another tag: {_tags(open_clip, model)}."
-    )
-    raise ValueError(
-        f"The weights {pretrained!r} were trained with {'QuickGELU' if wanted else 'GELU'}, but "
-        f"{model!r} has {'QuickGELU' if has else 'GELU'}. {way_out}"
-    )
-
-
-def _weights(open_clip, model, config, pretrained, allow_download) -> tuple[str, dict]:
+def _weights(open_clip, model: str, pretrained: str, allow_download: bool) -> tuple[str, dict]:
     """The local file that ``pretrained`` names, "" for random weights; and the tag's entry, {}
     where it is none."""
     if not pretrained:
@@ -151,72 +116,68 @@ def _weights(open_clip, model, config, pretrained, allow_download) -> tuple[str,
             f"AGSSP.SCORER.KEAD.PRETRAINED is {pretrained!r}: no such file, and no tag of "
             f"open_clip for {model!r}. Its tags: {_tags(open_clip, model)}."
         )
-    check_activation(open_clip, model, config, pretrained, tag)
-    tag = _without_another_tags_hub(open_clip, model, pretrained, tag)
-    path = _cached(tag)
-    if not path and not allow_download:
-        raise FileNotFoundError(
-            f"The CLIP weights {pretrained!r} of {model!r} are not on this machine. Set "
-            "AGSSP.SCORER.KEAD.PRETRAINED to the path of a file that you have, or "
-            "AGSSP.SCORER.KEAD.ALLOW_DOWNLOAD True; or choose a scorer without CLIP: mahalanobis, "
-            "mutual, memory."
-        )
-    if not path:
+    _check_activation(open_clip, model, pretrained, tag)
+    if path := _cached(tag):
+        return path, tag
+    reason = "are not on this machine"
+    if allow_download:
         try:
-            path = _download(open_clip, tag)
+            return _download(open_clip, tag), tag
         except Exception as error:  # the hub's and urllib's errors share no base class
-            raise FileNotFoundError(
-                f"The CLIP weights {pretrained!r} of {model!r} could not be downloaded "
-                f"({type(error).__name__}: {error}). Without a network, set "
-                "AGSSP.SCORER.KEAD.PRETRAINED to the path of a file that you have, or choose a "
-                "scorer without CLIP: mahalanobis, mutual, memory."
-            ) from error
-    return path, tag
+            reason = f"could not be downloaded ({type(error).__name__}: {error})"
+    raise FileNotFoundError(
+        f"The CLIP weights {pretrained!r} of {model!r} {reason}. Set AGSSP.SCORER.KEAD.PRETRAINED "
+        "to the path of a file that you have, or AGSSP.SCORER.KEAD.ALLOW_DOWNLOAD True where there "
+        "is a network; or choose a scorer without CLIP: mahalanobis, mutual, memory."
+    )
+
+
+def _check_activation(open_clip, model: str, pretrained: str, tag: dict) -> None:
+    """Raises ValueError where a tag's weights were trained with another activation than the
+    model's: the numbers would be wrong without a sign of it."""
+    trained, own = (
+        "QuickGELU" if settings.get("quick_gelu", False) else "GELU"
+        for settings in (tag, open_clip.get_model_config(model))
+    )
+    if trained != own:
+        raise ValueError(
+            f"The weights {pretrained!r} were trained with {trained}, but {model!r} has {own}. Set "
+            "AGSSP.SCORER.KEAD.MODEL to the model's other name (with or without '-quickgelu'), or "
+            f"choose another tag: {_tags(open_clip, model)}."
+        )
 
 
 def _tags(open_clip, model: str) -> str:
     return ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
 
 
-def _without_another_tags_hub(open_clip, model: str, pretrained: str, tag: dict) -> dict:
-    """The tag's entry, less a hub address that is another tag's.
-
-    open_clip 3.3.0 has, under ViT-B-16-plus-240's laion400m_e32, the address of e31's weights on
-    the hub, which it prefers, beside e32's own address on GitHub. The paper's weights are e32's.
-    """
-    hub_tag = tag.get("hf_hub", "").rstrip("/").rpartition(".")[2]
-    others = set(open_clip.list_pretrained_tags_by_model(model)) - {pretrained}
-    if tag.get("url") and hub_tag in others:
-        return {key: value for key, value in tag.items() if key != "hf_hub"}
-    return tag
-
-
 def _cached(tag: dict) -> str:
     """The file of a tag that was downloaded before, "" if it was not."""
-    if tag.get("hf_hub"):
-        from huggingface_hub import hf_hub_download
+    if url := tag.get("url"):
+        path = os.path.join(os.path.expanduser(_URL_CACHE), os.path.basename(url))
+        return path if os.path.isfile(path) else ""
+    from huggingface_hub import hf_hub_download
 
-        repository, filename = os.path.split(tag["hf_hub"])
-        safe = os.path.splitext(filename)[0] + ".safetensors"
-        for name in (safe, filename) if filename else _HUB_NAMES:
-            try:
-                return hf_hub_download(repository, name, local_files_only=True)
-            except OSError:
-                continue
-    url = tag.get("url", "")
-    path = os.path.join(os.path.expanduser(_URL_CACHE), os.path.basename(url))
-    return path if url and os.path.isfile(path) else ""
+    repository, filename = os.path.split(tag["hf_hub"])
+    for name in (filename,) if filename else _HUB_NAMES:
+        try:
+            return hf_hub_download(repository, name, local_files_only=True)
+        except OSError:
+            continue
+    return ""
 
 
 def _download(open_clip, tag: dict) -> str:
-    if tag.get("hf_hub"):
+    if not tag.get("url"):
         return open_clip.download_pretrained(tag)
     cache = os.path.expanduser(_URL_CACHE)
     os.makedirs(cache, exist_ok=True)
     # open_clip writes straight to the final name: what was interrupted, or is being written by
     # another process, would pass for the whole.
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        part = open_clip.download_pretrained(tag, cache_dir=folder)
+        # Not the hub, where open_clip 3.3.0 has e31's weights under ViT-B-16-plus-240's
+        # laion400m_e32, the paper's.
+        part = open_clip.download_pretrained(tag, prefer_hf_hub=False, cache_dir=folder)
         path = os.path.join(cache, os.path.basename(part))
         os.replace(part, path)
     return path
@@ -227,26 +188,13 @@ def _pixel_statistics(open_clip, model: str, tag: dict) -> dict:
     default (OpenAI's). A file does not say: those that the model's tags share."""
     names = open_clip.list_pretrained_tags_by_model(model)
     tags = [tag] if tag else [open_clip.get_pretrained_cfg(model, name) for name in names]
-    found = {(entry["mean"], entry["std"]) for entry in tags if "mean" in entry and "std" in entry}
-    if len(found) > 1:
+    known = {(entry["mean"], entry["std"]) for entry in tags if "mean" in entry and "std" in entry}
+    if len(known) > 1:
         logger.warning(
             "The weights of %s were trained with different pixel means, and a file does not say "
-            "with which. OpenAI's are taken; if that is wrong, set AGSSP.SCORER.KEAD.PRETRAINED to "
-            "the tag instead (%s).",
+            "with which: OpenAI's are taken. Set AGSSP.SCORER.KEAD.PRETRAINED to the tag instead "
+            "(%s) if that is wrong.",
             model,
-            _tags(open_clip, model),
+            ", ".join(names),
         )
-    return dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {}
-
-
-def _reason(error: Exception) -> str:
-    # What torch says here is advice to let the file run code.
-    if isinstance(error, pickle.PickleError):
-        return "it does not hold tensors alone"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-
-
-def _unusable() -> tuple[type[Exception], ...]:
-    from safetensors import SafetensorError
-
-    return (*_UNUSABLE, SafetensorError)
+    return dict(zip(("mean", "std"), known.pop(), strict=True)) if len(known) == 1 else {}
