@@ -201,56 +201,60 @@ def test_packaging_takes_the_files_along(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "message"),
+    ("content", "message"),
     [
-        ("", 1, "the file is empty"),
-        ("# nothing but a comment\n", 1, "the file is empty"),
-        ("{}\n", 1, "describes no object"),
-        ("\n- strip\n", 2, "The file is a list; expected objects"),
-        ("just text\n", 1, "The file is the text 'just text'"),
-        ("strip:\n  - pit\n", 1, "Object 'strip' is a list"),
-        ("\nstrip:\n", 2, "Object 'strip' is empty; expected a mapping"),
-        ("strip: shiny\n", 1, "Object 'strip' is the text 'shiny'"),
-        ("strip:\n  normal: [even]\n", 1, "lacks 'defects'. It needs: normal, defects"),
-        (strip().replace("normal", "good"), 2, "unknown key 'good'. Known: normal, defects"),
-        (strip(normal="[]"), 2, "`normal` of Object 'strip' is an empty list"),
-        (strip(defects="[]"), 3, "`defects` of Object 'strip' is an empty list"),
-        (strip(normal="even"), 2, "is the text 'even'; expected a list"),
-        (strip(defects="{name: pit, appearance: dark}"), 3, "is a mapping; expected a list"),
-        (strip(defects=""), 3, "`defects` of Object 'strip' is empty; expected a list"),
-        (strip(normal="[even, 3]"), 2, r"normal state of Object 'strip' is 3 \(int\); .*quotes"),
-        (strip(normal="[yes]"), 2, r"is yes \(bool\)"),
-        (strip(normal="\n  - even\n  - rust: none"), 4, "is a mapping; expected text"),
-        (strip(normal="['  ']"), 2, "A normal state of Object 'strip' is empty"),
-        (strip(normal="['{object} is even']"), 2, "braces other than {}"),
-        ("3:\n  normal: [even]\n", 1, r"A key in the file is 3 \(int\)"),
-        (strip(defects="\n  - pit"), 4, "A defect of Object 'strip' is the text 'pit'"),
-        (strip(defects="[{name: pit}]"), 3, "lacks 'appearance'"),
-        (strip(defects="[{appearance: dark}]"), 3, "lacks 'name'"),
-        (strip(defects="[{name: pit, look: dark}]"), 3, "unknown key 'look'"),
-        (strip(defects="[{name: 1, appearance: dark}]"), 3, r"name of a defect .* is 1 \(int\)"),
-        (strip(defects="\n  - name: pit\n    appearance:"), 5, "appearance of 'pit' is empty"),
+        ("", "The file is empty"),
+        ("# nothing but a comment\n", "The file is empty"),
+        ("{}\n", "describes no object"),
+        ("\n- strip\n", r"The file is \['strip'\]; expected .* objects"),
+        ("just text\n", "The file is 'just text'"),
+        ("strip:\n  - pit\n", r"'strip' is \['pit'\]"),
+        ("\nstrip:\n", "'strip' is empty; expected a mapping"),
+        ("strip: shiny\n", "'strip' is 'shiny'"),
+        ("strip:\n  normal: [even]\n", "lacks defects. It needs: normal, defects"),
+        (strip().replace("normal", "good"), "unknown key 'good'. Known: normal, defects"),
+        (strip(normal="[]"), "`normal` of 'strip' is empty; expected a list"),
+        (strip(defects="[]"), "`defects` of 'strip' is empty; expected a list"),
+        (strip(normal="even"), "is 'even'; expected a list"),
+        (
+            strip(defects="{name: pit, appearance: dark}"),
+            "'dark', .*}; expected a list",
+        ),
+        (strip(defects=""), "`defects` of 'strip' is empty; expected a list"),
+        (strip(normal="[even, 3]"), "state in `normal` of 'strip' is 3; .*quotes"),
+        (strip(normal="[yes]"), "is True; expected text"),
+        (strip(normal="\n  - even\n  - rust: none"), "is {'rust': 'none'}; expected text"),
+        (strip(normal="['  ']"), "A state in `normal` of 'strip' is empty"),
+        (strip(normal="['{object} is even']"), "braces other than {}"),
+        ("3:\n  normal: [even]\n", "An object's name is 3"),
+        (strip(defects="\n  - pit"), "A defect of 'strip' is 'pit'"),
+        (strip(defects="[{name: pit}]"), "lacks appearance"),
+        (strip(defects="[{appearance: dark}]"), "lacks name"),
+        (strip(defects="[{name: pit, look: dark}]"), "unknown key 'look'"),
+        (strip(defects="[{name: 1, appearance: dark}]"), "`name` of a defect .* is 1;"),
+        (strip(defects="\n  - name: pit\n    appearance:"), "`appearance` of 'pit' is empty"),
         (
             strip(defects="\n  - {name: pit, appearance: a}\n  - {name: Pit, appearance: b}"),
-            5,
             "has the defect 'Pit' twice",
         ),
-        (strip() + strip(), 4, "'strip' was there already, in line 1"),
-        ("strip:\n  normal: [a]\n  normal: [b]\n", 3, "'normal' was there already, in line 2"),
-        ("strip:\n  normal: [even\n  defects: x\n", 3, "not yaml"),
-        ("strip:\n\tnormal: [even]\n", 2, "not yaml"),
-        (strip(normal="\n  - rough: dark: grey"), 3, "not yaml .*needs quotes"),
-        ("strip: &a\n  normal: *b\n", 2, "undefined alias"),
-        ("a: 1\n---\nb: 2\n", 2, "not yaml"),
-        ("a:\n  b: \x07\n", 2, "is not allowed in yaml"),
-        (b"a: b\nc: \xff\n", 2, "Save the file as UTF-8"),
+        (strip() + strip(), "'strip' is there twice"),
+        ("strip:\n  normal: [a]\n  normal: [b]\n", "'normal' is there twice"),
+        ("strip:\n  normal: [even\n  defects: x\n", "not yaml"),
+        ("strip:\n\tnormal: [even]\n", "not yaml"),
+        (strip(normal="\n  - rough: dark: grey"), "not yaml.*needs quotes"),
+        ("strip: &a\n  normal: *b\n", "undefined alias"),
+        ("a: 1\n---\nb: 2\n", "not yaml"),
+        ("a:\n  b: \x07\n", "not yaml.*not allowed"),
+        (f"a: {'[' * 3000}", "not yaml"),
+        ("? [a]\n: b\n", "unhashable key"),
+        (b"a: b\nc: \xff\n", "Save it as UTF-8"),
     ],
 )
-def test_mistakes_in_yaml(write, content, line, message):
+def test_mistakes_in_yaml(write, content, message):
     path = write(content)
     with pytest.raises(ValueError, match=message) as caught:
         load_descriptions(path)
-    assert str(caught.value).startswith(f"{path}, line {line}: ")
+    assert str(caught.value).startswith(str(path))
 
 
 def broken(change):
@@ -260,28 +264,31 @@ def broken(change):
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "message"),
+    ("content", "message"),
     [
-        ("", 1, "the file is empty"),
-        ('{"a": 1,\n "b" 2}', 2, "not JSON .*yaml"),
-        ("a: b\n", 1, "not JSON"),
-        ('{"a": {"normal": ["x"],\n "defects": [null]}}', 2, "is empty; expected `name`"),
-        ('{"a": {"normal": ["x"],\n "defects": 5}}', 2, r"is 5 \(int\)"),
-        (broken(lambda tube: tube.pop("map")), 2, "lacks 'map'"),
-        (broken(lambda tube: tube["des"].pop("good")), 3, "lacks 'good'"),
-        (broken(lambda tube: tube["des"].update(bad=[])), 15, "unknown key 'bad'"),
-        (broken(lambda tube: tube.update(other=1)), 20, "unknown key 'other'. Known: des, map"),
-        (broken(lambda tube: tube["des"].update(good=[])), 4, "empty list"),
-        (broken(lambda tube: tube["des"].update(good=["fine"])), 5, "has no {}: 'fine'"),
-        (broken(lambda tube: tube.update(map=3)), 16, r"`map` of Object 'tube_set' is 3"),
-        (broken(lambda tube: tube.update(des=[])), 3, "`des` of Object 'tube_set' is an empty"),
+        ("", "The file is empty"),
+        ('{"a": 1,\n "b" 2}', "not JSON .*yaml"),
+        ("a: b\n", "not JSON"),
+        ('{"a": {"normal": ["x"],\n "defects": [null]}}', "A defect of 'a' is empty; expected"),
+        ('{"a": {"normal": ["x"],\n "defects": 5}}', "`defects` of 'a' is 5; expected"),
+        (broken(lambda tube: tube.pop("map")), "lacks map"),
+        (broken(lambda tube: tube["des"].pop("good")), "lacks good"),
+        (broken(lambda tube: tube["des"].update(bad=[])), "unknown key 'bad'"),
+        (broken(lambda tube: tube.update(other=1)), "unknown key 'other'. Known: des, map"),
+        (broken(lambda tube: tube["des"].update(good=[])), "`good` of 'tube_set' is empty"),
+        (
+            broken(lambda tube: tube["des"].update(good=["fine"])),
+            "has no {} for the object: 'fine'",
+        ),
+        (broken(lambda tube: tube.update(map=3)), "`map` of 'tube_set' is 3"),
+        (broken(lambda tube: tube.update(des=[])), "`des` of 'tube_set' is empty"),
     ],
 )
-def test_mistakes_in_json(write, content, line, message):
+def test_mistakes_in_json(write, content, message):
     path = write(content, "mine.json")
     with pytest.raises(ValueError, match=message) as caught:
         load_descriptions(path)
-    assert str(caught.value).startswith(f"{path}, line {line}: ")
+    assert str(caught.value).startswith(str(path))
 
 
 def test_no_such_file(tmp_path):

@@ -50,9 +50,7 @@ def load_clip(model: str, pretrained: str, *, allow_download: bool = False) -> n
             pretrained_text=False,
             force_preprocess_cfg=_pixel_statistics(open_clip, model, tag),
         )
-    except (
-        Exception
-    ) as error:  # torch's, pickle's, safetensors' and open_clip's share no base class
+    except Exception as error:  # torch's, pickle's and safetensors' share no base class
         if not path:
             raise
         # What torch says of a pickle is advice to let the file run code.
