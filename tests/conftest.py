@@ -27,9 +27,19 @@ def _existing(variable: str, default: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
-    """Folder of the golden numbers."""
-    return _existing("AGSSP_SHARED_GOLDEN", SHARED / "golden")
+def golden():
+    """A function that gives the path of a file of golden numbers: the repository's own, or one of
+    the larger ones beside the checkout."""
+
+    def path_of(name: str) -> Path:
+        own = Path(__file__).parent / "golden" / name
+        shared = Path(os.environ.get("AGSSP_SHARED_GOLDEN", SHARED / "golden")) / name
+        for path in (own, shared):
+            if path.is_file():
+                return path
+        pytest.skip(f"{shared} is not there; AGSSP_SHARED_GOLDEN may name another folder")
+
+    return path_of
 
 
 @pytest.fixture(scope="session")

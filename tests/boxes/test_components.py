@@ -13,7 +13,7 @@ EIGHT = np.ones((3, 3))
 
 
 def test_golden(golden):
-    archive = np.load(golden / "pseudo_boxes_dev.npz")
+    archive = np.load(golden("pseudo_boxes_dev.npz"))
     records = json.loads(str(archive["records"]))
     assert len(records) > 20
     for index, record in enumerate(records):

@@ -12,7 +12,7 @@ LEVELS = ("res4", "res5")
 
 @pytest.fixture(scope="module")
 def expected(golden):
-    with np.load(golden / "distillation_dev.npz") as archive:
+    with np.load(golden("distillation_dev.npz")) as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 

@@ -112,7 +112,7 @@ def test_a_plateau_keeps_its_value():
 
 
 def test_golden(golden):
-    archive = np.load(golden / "pseudo_boxes_dev.npz")
+    archive = np.load(golden("pseudo_boxes_dev.npz"))
     records = json.loads(str(archive["records"]))
     for index, record in enumerate(records):
         height, width = record["height"], record["width"]

@@ -27,7 +27,7 @@ VARIANTS = {
 
 @pytest.fixture(params=["kead_dev", "kead_dev_rect"])
 def archive(request, golden):
-    with np.load(golden / f"{request.param}.npz") as file:
+    with np.load(golden(f"{request.param}.npz")) as file:
         return {name: file[name] for name in file.files}
 
 
