@@ -2,6 +2,7 @@
 # make quickstart IMAGES=dir maps, boxes and pretraining of your own images
 # make test                  the fast tests;  make test-slow  the others
 # make lint                  ruff
+# make docs                  the documentation, in docs/_build
 #
 # Each sets up what it needs: a .venv, or the environment given by VENV=dir or PYTHON=interpreter,
 # whose torch, Detectron2 and OpenCV are kept.
@@ -16,7 +17,7 @@ endif
 IMAGES ?=
 OUTPUT ?= quickstart
 
-.PHONY: setup quickstart test test-slow lint clean
+.PHONY: setup quickstart test test-slow lint docs clean
 
 setup: $(if $(PYTHON),,$(VENV)/bin/python)
 	@$(PY) tools/setup_environment.py
@@ -37,5 +38,8 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+docs: setup
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build
+
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache quickstart
+	rm -rf build docs/_build *.egg-info .pytest_cache .ruff_cache quickstart

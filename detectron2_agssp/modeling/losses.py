@@ -32,7 +32,7 @@ def resize_target(anomaly_maps: Tensor, height: int, width: int, resize: str = "
 
 
 def distillation_loss(features: Tensor, anomaly_maps: Tensor, resize: str = "area") -> Tensor:
-    """Mean over the images of ||e / |e| - a / |a| ||^2 = 2 - 2 cos(e, a).
+    """Mean over the images of ``||e / |e| - a / |a| ||^2 = 2 - 2 cos(e, a)``.
 
     e is the energy of the features (sum of squares over channels), a the anomaly map at their
     size, both as vectors over the cells. Every level is resized from the full map. A map of zeros
