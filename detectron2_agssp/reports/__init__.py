@@ -1,5 +1,5 @@
-"""HTML pages: reports of map folders and of training."""
+"""HTML pages: of map folders, of training, and what they are made of."""
 
-from detectron2_agssp.reports.report import HtmlReport
+from detectron2_agssp.reports.page import picture, render_page, write_page
 
-__all__ = ["HtmlReport"]
+__all__ = ["picture", "render_page", "write_page"]

@@ -1,14 +1,8 @@
-"""What a map folder holds, in figures: scores, extremes, box statistics.
+"""What a map folder holds, in figures: scores, extremes, box statistics."""
 
-The manifest is read twice, line by line, and nothing of it is kept but counts over fixed bins, a
-few entries and a sample of line numbers: memory does not grow with the number of images.
-"""
-
-import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,16 +21,12 @@ class SourceSummary:
 
     Attributes:
         name: of the source.
-        images: how many.
-        score_sum: of their scores.
-        score_counts: images by score, (40,), between the edges of the :class:`FolderSummary`.
+        scores: of its images.
         boxes: of those of its images that are in the sample.
     """
 
     name: str
-    images: int = 0
-    score_sum: float = 0.0
-    score_counts: np.ndarray = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    scores: list[float] = field(default_factory=list)
     boxes: BoxStatistics = field(default_factory=BoxStatistics)
 
 
@@ -65,33 +55,9 @@ class FolderSummary:
     worst: list[dict]
     random: list[dict]
 
-    @property
-    def threshold(self) -> float:
-        """That the boxes were cut at; of sources that differ, the mean."""
-        return self.rule.mean_threshold
-
-
-class Smallest:
-    """Keeps the ``count`` items with the smallest keys; of equal keys, those added first."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self._heap: list[tuple] = []
-        self._added = 0
-
-    def add(self, key: float, item: Any) -> None:
-        self._added += 1
-        # The heap has its largest key on top; the running number also keeps items from being
-        # compared.
-        ranked = (-key, -self._added, item)
-        if len(self._heap) < self.count:
-            heapq.heappush(self._heap, ranked)
-        elif self._heap and ranked > self._heap[0]:
-            heapq.heapreplace(self._heap, ranked)
-
-    def items(self) -> list:
-        """Smallest key first."""
-        return [item for _, _, item in sorted(self._heap, reverse=True)]
+    def score_counts(self, source: SourceSummary) -> np.ndarray:
+        """A source's images by score, (40,)."""
+        return np.histogram(source.scores, self.score_edges)[0]
 
 
 def summarize_map_folder(
@@ -114,7 +80,7 @@ def summarize_map_folder(
         seed: of the random entries and of the sample of ``max_images``.
         max_images: whose maps are read for the box statistics, at least 1.
         max_sources: sources kept apart, at least 1; all others are summed.
-        progress: show progress bars.
+        progress: show a progress bar.
 
     Raises:
         FileNotFoundError: no manifest, or a map is missing (named).
@@ -127,68 +93,53 @@ def summarize_map_folder(
             f"{num_examples}, {max_images} and {max_sources}."
         )
     store = MapStore(map_root)
-    sizes: Counter[str] = Counter()
-    low, high = np.inf, -np.inf
-    best, worst = Smallest(num_examples), Smallest(num_examples)
-    # Three times as many, because the best and the worst may be among them.
-    random, sample = Smallest(3 * num_examples), Smallest(max_images)
-    entries = tqdm(store.entries(), desc="manifest", unit="img", disable=not progress)
-    for position, entry in enumerate(entries):
-        score = finite_score(entry, store.manifest_path)
-        sizes[str(entry["source"])] += 1
-        low, high = min(low, score), max(high, score)
-        best.add(-score, entry)
-        worst.add(score, entry)
-        rank = seeded_rank(seed, entry["image"])
-        random.add(rank, entry)
-        sample.add(rank, position)
-    num_images = sizes.total()
-    if num_images == 0:
+    entries = list(store.entries())
+    if not entries:
         raise ValueError(
             f"The manifest of {store.root} is empty: there are no maps to look at. Run "
             "agssp maps; if it did, its skipped.jsonl says why there are none."
         )
+    scores = [finite_score(entry, store.manifest_path) for entry in entries]
+    low, high = min(scores), max(scores)
     if low == high:
         low, high = low - 0.5, high + 0.5
+    sizes = Counter(str(entry["source"]) for entry in entries)
+    kept = sorted(sizes, key=lambda name: (-sizes[name], name))[:max_sources]
+    sources = {name: SourceSummary(name) for name in kept}
+    others = SourceSummary(f"{len(sizes) - len(kept):,} other sources")
+    for entry, score in zip(entries, scores, strict=True):
+        sources.get(str(entry["source"]), others).scores.append(score)
 
-    kept = [name for name, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
-    sources = {name: SourceSummary(name) for name in kept[:max_sources]}
-    others = SourceSummary(f"{len(sizes) - len(sources):,} other sources")
     rule = BoxRule.from_config(cfg, map_root)
-    sampled = set(sample.items())
-    entries = tqdm(
-        store.entries(), desc="boxes", unit="img", total=num_images, disable=not progress
-    )
-    for position, entry in enumerate(entries):
+    shuffled = sorted(entries, key=lambda entry: seeded_rank(seed, entry["image"]))
+    for entry in tqdm(shuffled[:max_images], desc="boxes", unit="img", disable=not progress):
+        anomaly_map = load_map(store.root / entry["map"])
+        height, width = entry["height"], entry["width"]
+        boxes, _ = rule(anomaly_map, height, width, entry["source"])
         source = sources.get(str(entry["source"]), others)
-        source.images += 1
-        source.score_sum += entry["score"]
-        # Clipped: a run that goes on may have appended a new extreme since.
-        share = np.clip((entry["score"] - low) / (high - low), 0, 1)
-        source.score_counts[min(int(share * SCORE_BINS), SCORE_BINS - 1)] += 1
-        if position in sampled:
-            anomaly_map = load_map(store.root / entry["map"])
-            height, width = entry["height"], entry["width"]
-            boxes, _ = rule(anomaly_map, height, width, entry["source"])
-            source.boxes.add(anomaly_map, boxes, height, width)
+        source.boxes.add(anomaly_map, boxes, height, width)
 
-    listed = [*sources.values(), others] if others.images else list(sources.values())
+    listed = [source for source in (*sources.values(), others) if source.scores]
     total = BoxStatistics()
     for source in listed:
         total += source.boxes
     # An image is shown once, also in a folder of a few.
-    shown = {entry["image"] for entry in best.items()}
-    lowest = [entry for entry in worst.items() if entry["image"] not in shown]
-    shown |= {entry["image"] for entry in lowest}
-    drawn = [entry for entry in random.items() if entry["image"] not in shown]
+    shown: set[str] = set()
+    groups = []
+    by_score = sorted(entries, key=lambda entry: entry["score"])
+    best = sorted(entries, key=lambda entry: -entry["score"])[:num_examples]
+    for candidates in (best, by_score[:num_examples], shuffled):
+        fresh = [entry for entry in candidates if entry["image"] not in shown][:num_examples]
+        shown |= {entry["image"] for entry in fresh}
+        groups.append(fresh)
     return FolderSummary(
-        num_images=num_images,
+        num_images=len(entries),
         num_sources=len(sizes),
         sources=listed,
         score_edges=np.linspace(low, high, SCORE_BINS + 1),
         boxes=total,
         rule=rule,
-        best=best.items(),
-        worst=lowest,
-        random=drawn[:num_examples],
+        best=groups[0],
+        worst=groups[1],
+        random=groups[2],
     )

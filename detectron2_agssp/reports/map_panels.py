@@ -2,7 +2,7 @@
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,7 +14,6 @@ from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.images import read_image
 from detectron2_agssp.maps.manifest import seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.reports.folder_summary import Smallest
 from detectron2_agssp.visualization import anomaly_panel, message_tile
 
 
@@ -132,7 +131,7 @@ def write_map_panels(
     if num is not None and num < 1:
         raise ValueError(f"The number of panels must be 1 or more, got {num}.")
     store = MapStore(map_root)
-    entries = list(_chosen(store, images, num, seed, find_image_root(map_root, image_root)))
+    entries = _chosen(store, images, num, seed, find_image_root(map_root, image_root))
     draw = MapPainter(cfg, map_root, image_root=image_root)
     written = []
     for entry in tqdm(entries, desc="panels", unit="img", disable=not progress):
@@ -160,31 +159,27 @@ def find_image_root(map_root: str | Path, image_root: str | Path | None = None) 
     return os.fspath(image_root)
 
 
-def _chosen(store: MapStore, images, num: int | None, seed: int, image_root: str) -> Iterator[dict]:
+def _chosen(store: MapStore, images, num: int | None, seed: int, image_root: str) -> list[dict]:
+    entries = list(store.entries())
+    if not entries:
+        raise ValueError(f"The manifest of {store.root} is empty: there are no maps to draw.")
     patterns = {pattern: _relative(str(pattern), image_root) for pattern in images}
-    unmatched = set(patterns)
-    chosen = Smallest(num) if num is not None else None
-    every, position = [], 0
-    for position, entry in enumerate(store.entries(), start=1):
+    unmatched, chosen = set(patterns), []
+    for entry in entries:
         name = entry["image"]
         # Also as it is: brackets in a name would otherwise be taken for a pattern.
         hits = {p for p, r in patterns.items() if r == name or fnmatch.fnmatchcase(name, r)}
         unmatched -= hits
-        if patterns and not hits:
-            continue
-        if chosen is None:
-            every.append((position, entry))
-        else:
-            chosen.add(seeded_rank(seed, name), (position, entry))
-    if position == 0:
-        raise ValueError(f"The manifest of {store.root} is empty: there are no maps to draw.")
+        if hits or not patterns:
+            chosen.append(entry)
     if unmatched:
         raise ValueError(
             f"No image of {store.root} matches {', '.join(sorted(map(repr, unmatched)))}. Expected "
             "paths as in its manifest.jsonl, or patterns such as 'line1/*'."
         )
-    selection = every if chosen is None else chosen.items()
-    return (entry for _, entry in sorted(selection, key=lambda item: item[0]))
+    ranked = sorted(chosen, key=lambda entry: seeded_rank(seed, entry["image"]))
+    sample = {entry["image"] for entry in ranked[:num]}
+    return [entry for entry in chosen if entry["image"] in sample]
 
 
 def _relative(pattern: str, image_root: str) -> str:

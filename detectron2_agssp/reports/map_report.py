@@ -1,23 +1,28 @@
 """One HTML page that shows what a map folder is good for, before anything is trained on it."""
 
 import json
+import os
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detectron2_agssp.boxes.threshold import map_statistics
 from detectron2_agssp.evaluation.box_statistics import UNIT_BINS, BoxStatistics
+from detectron2_agssp.io.files import datasets_root
 from detectron2_agssp.maps.generate import registration_hint
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.reports import HtmlReport
+from detectron2_agssp.reports import figures
 from detectron2_agssp.reports.folder_summary import FolderSummary, summarize_map_folder
 from detectron2_agssp.reports.map_panels import MapPainter, find_image_root
+from detectron2_agssp.reports.page import picture, write_page
 from detectron2_agssp.reports.recorded_settings import readable_settings
-from detectron2_agssp.reports.skipped import SkippedFiles, read_skipped
+from detectron2_agssp.reports.skipped import read_skipped
 
-_TILE_HEIGHT = 192  # px; with 18 panels the page stays at a few megabytes
+_TILE_HEIGHT = 288  # px; with 18 panels the page stays at a few megabytes
 _REASONS_LISTED = 20
-_EDGES = np.linspace(0, 1, UNIT_BINS // 4 + 1)  # of the histograms of values in [0, 1]
+_EDGES = np.linspace(0, 1, UNIT_BINS // 4 + 1)  # of the histogram of values in [0, 1]
 
 
 def write_map_report(
@@ -33,10 +38,10 @@ def write_map_report(
 ) -> Path:
     """Writes a self-contained HTML report of a map folder.
 
-    It shows the scorer's settings, the scores by source, the images with the highest and the lowest
-    scores and a random sample with their maps and pseudo-boxes, box statistics by source, the maps'
-    maxima against the threshold, the skipped files, and what to do next. The same folder and
-    arguments give the same bytes.
+    It shows what to be wary of and what to do next, the scores by source, the images with the
+    highest and the lowest scores and a random sample with their maps and pseudo-boxes, box
+    statistics by source, the maps' maxima against the threshold, the skipped files, and the
+    scorer's settings. The same folder and arguments give the same bytes.
 
     Args:
         cfg: pseudo-boxes are cut by ``cfg.AGSSP.BOXES``.
@@ -69,199 +74,112 @@ def write_map_report(
         max_images=max_images,
         progress=progress,
     )
-    skipped = read_skipped(map_root)
-    scorer = MapStore(map_root).read_scorer()
-    page = HtmlReport("Anomaly maps", map_root.resolve().name)
-    _add_overview(page, summary, skipped, scorer, known_root)
-    _add_next(page, cfg, map_root, known_root)
-    _add_scores(page, summary)
-    _add_panels(page, cfg, map_root, image_root, summary)
-    _add_boxes(page, cfg, map_root, summary)
-    _add_skipped(page, skipped)
-    _add_scorer(page, scorer)
-    return page.write(path)
-
-
-def _add_overview(page, summary: FolderSummary, skipped, scorer, image_root: str) -> None:
-    boxes = summary.boxes
+    skipped, scorer = read_skipped(map_root), MapStore(map_root).read_scorer()
     settings = readable_settings(scorer)
-    page.add_section("Overview")
-    page.add_key_values(
-        {
-            "images": summary.num_images,
-            "sources": summary.num_sources,
-            "skipped files": "not recorded" if skipped is None else skipped.count,
-            "images with boxes": _percent(boxes.with_boxes, boxes.images),
-            "boxes an image": boxes.boxes / boxes.images,
-            "image area in boxes": _percent(boxes.covered, boxes.images),
-            "box threshold": summary.threshold,
-            **{key: settings[key] for key in ("scorer", "model", "image size") if key in settings},
-            "image folder": image_root or "unknown",
-        }
-    )
-    _add_sample_note(page, summary)
-
-
-def _add_next(page, cfg, map_root: Path, image_root: str) -> None:
-    boxes = cfg.AGSSP.BOXES
-    key, value = {
-        "mean_max": ("AGSSP.BOXES.MARGIN", boxes.MARGIN),
-        "quantile": ("AGSSP.BOXES.QUANTILE", boxes.QUANTILE),
-        "fixed": ("AGSSP.BOXES.THRESHOLD", boxes.THRESHOLD),
-    }[boxes.THRESHOLD_MODE]
-    more = "A larger" if boxes.THRESHOLD_MODE == "mean_max" else "A smaller"
-    page.add_section("Next")
-    page.add_text(
-        registration_hint(image_root or "IMAGE_DIR", map_root),
-        f"{more} {key} (here {value}) lowers the threshold: more and larger boxes. "
-        "AGSSP.BOXES.THRESHOLD_MODE chooses how it is found. AGDP training reads the same keys: "
-        "put the values that you settle on into its config. AGBP needs no threshold.",
-    )
-
-
-def _add_scores(page: HtmlReport, summary: FolderSummary) -> None:
-    page.add_section("Scores")
-    page.add_text(
-        "An image's score on the calibrated scale of the maps, before clipping: 0 is an ordinary "
-        "place, 1 was reached by hardly any cell when the scale was set."
-    )
-    total = np.sum([source.score_counts for source in summary.sources], axis=0)
-    page.add_histogram(total, "Images by score.", edges=summary.score_edges, x_label="score")
-    if summary.num_sources < 2:
-        return
-    apart = len(summary.sources) - (summary.num_sources > len(summary.sources))
-    rest = f" The {apart} largest sources; all others are summed."
-    page.add_histogram_rows(
-        {source.name: source.score_counts for source in summary.sources},
-        summary.score_edges,
-        "Images by score, source by source, each to its own height; right: images."
-        + (rest if apart < summary.num_sources else ""),
-        x_label="score",
-    )
-
-
-def _add_panels(page, cfg, map_root: Path, image_root, summary: FolderSummary) -> None:
     draw = MapPainter(cfg, map_root, rule=summary.rule, image_root=image_root)
-    for title, entries in (
-        ("Highest scores", summary.best),
-        ("Lowest scores", summary.worst),
-        ("Random images", summary.random),
-    ):
-        if not entries:  # a folder of a few images: each is shown once
-            continue
-        panels = [draw(entry, _TILE_HEIGHT) for entry in entries]
-        page.add_images(title, panels, quality=80)
-    if draw.missing:
-        page.add_text(
-            f"{draw.missing} of these images could not be read; their folder is "
-            f"{draw.image_root or 'unknown'}. If they moved, name their new place: "
-            "agssp report MAP_DIR OUTPUT --report --image-root FOLDER."
+    panels = {
+        title: [_panel(draw, entry) for entry in entries]
+        for title, entries in (
+            ("Highest scores", summary.best),
+            ("Lowest scores", summary.worst),
+            ("Random images", summary.random),
         )
-
-
-def _add_boxes(page: HtmlReport, cfg, map_root: Path, summary: FolderSummary) -> None:
-    settings, total = cfg.AGSSP.BOXES, summary.boxes
-    page.add_section("Pseudo-boxes")
-    how = {
-        "mean_max": lambda: (
-            f"the mean of the maps' maxima, {map_statistics(map_root).mean_max:.4f}, minus "
-            f"AGSSP.BOXES.MARGIN {settings.MARGIN}"
-        ),
-        "quantile": lambda: f"the quantile {settings.QUANTILE} of all map values",
-        "fixed": lambda: "AGSSP.BOXES.THRESHOLD as given",
-    }[settings.THRESHOLD_MODE]()
-    page.add_text(
-        f"Boxes are cut at {summary.threshold:.4f}, by THRESHOLD_MODE {settings.THRESHOLD_MODE}: "
-        f"{how}. At most {settings.MAX_BOXES} an image, overlapping by at most "
-        f"{settings.NMS_IOU} (IoU). Images without a box stay in training as negatives."
-    )
-    _add_sample_note(page, summary)
-    rows = [[one.name, one.images, one.score_sum, one.boxes] for one in summary.sources]
-    if len(rows) > 1:
-        score_sum = sum(one.score_sum for one in summary.sources)
-        rows.append(["all", summary.num_images, score_sum, total])
-    page.add_table(
-        [
-            *("source", "images", "score", "with boxes", "boxes", "small", "median", "large"),
-            "area",
-        ],
-        [
-            [name, images, score_sum / images, *_box_columns(boxes)]
-            for name, images, score_sum, boxes in rows
-        ],
-        "score: mean; with boxes: images that have any, %; boxes: an image; small, median, large: "
-        "10 %, 50 % and 90 % quantile of the boxes' sides (root of the area, % of the image's); "
-        "area: of the images that lies in boxes, %.",
-        decimals=[0, 0, 3, 1, 2, 1, 1, 1, 2],
-    )
-    page.add_histogram(
-        total.maxima.reshape(-1, 4).sum(axis=1),
-        "Images by their map's maximum. Those left of the threshold get no box.",
-        edges=_EDGES,
-        x_label="maximum of the map",
-        markers={"threshold": summary.threshold},
-    )
-    # From the second limit on: at the first, everything would be above, also what is 0.
-    limits = np.linspace(0, 1, UNIT_BINS + 1)[1:-1]
-    curves = {
-        "images with a cell above it": _percent_above(total.maxima)[1:],
-        "cells above it": _percent_above(total.cells)[1:],
     }
-    here = [np.interp(summary.threshold, limits, curve) for curve in curves.values()]
-    page.add_line_chart(
-        {name: (limits, curve) for name, curve in curves.items()},
-        f"What another threshold would keep; {summary.threshold:.3f} keeps {here[0]:.1f} % of the "
-        f"images and {here[1]:.1f} % of the cells. Boxes also need a smallest area, so somewhat "
-        "fewer images have one.",
-        x_label="threshold",
-        y_label="percent",
+    boxes = summary.boxes
+    overview = {
+        "images": summary.num_images,
+        "sources": summary.num_sources,
+        "skipped files": "not recorded" if skipped is None else skipped.count,
+        "images with boxes": f"{100 * boxes.with_boxes / boxes.images:.1f} %",
+        "boxes per image": f"{boxes.boxes / boxes.images:.2f}",
+        "image area in boxes": f"{100 * boxes.covered / boxes.images:.1f} %",
+        "box threshold": summary.rule.mean_threshold,
+        **{key: settings[key] for key in ("scorer", "model", "image size") if key in settings},
+        "image folder": known_root or "unknown",
+    }
+    return write_page(
+        path,
+        "map_report.html",
+        title="Anomaly maps",
+        subtitle=map_root.resolve().name,
+        summary=summary,
+        overview=overview,
+        warnings=[],
+        registration=registration_hint(known_root or "IMAGES", map_root),
+        commands=_commands(map_root, known_root),
+        # A folder of a few images: each is shown once.
+        panels={title: group for title, group in panels.items() if group},
+        missing=draw.missing,
+        boxes=cfg.AGSSP.BOXES,
+        mean_max=_mean_max(cfg, map_root),
+        score_figures=_score_figures(summary),
+        box_rows=_box_rows(summary),
+        box_figures=_box_figures(summary),
+        skipped=skipped,
+        skipped_rows=_skipped_rows(skipped),
+        settings=settings,
+        scorer=scorer and json.dumps(scorer, indent=2, sort_keys=True, ensure_ascii=False),
     )
 
 
-def _add_skipped(page: HtmlReport, skipped: SkippedFiles | None) -> None:
-    page.add_section("Skipped files")
-    if skipped is None:
-        page.add_text(
-            "The folder has no skipped.jsonl: the run that makes it has not ended, or was an older "
-            "version's. Run agssp maps again to finish it."
+def _panel(draw: MapPainter, entry: dict) -> dict[str, Any]:
+    caption, panel = draw(entry, _TILE_HEIGHT)
+    return picture(panel, caption, quality=80)
+
+
+def _commands(map_root: Path, image_root: str) -> dict[str, str]:
+    """What to do next -> the shell line, with this folder's own names."""
+    maps = shlex.quote(os.fspath(map_root))
+    images = shlex.quote(image_root) if image_root else "IMAGES"
+    home = datasets_root().resolve() / "agssp"
+    name = map_root.resolve().name if map_root.resolve().parent == home else "NAME"
+    train = "agssp train --config-file agssp://{}.yaml DATASETS.TRAIN \"('agssp_{}',)\""
+    return {
+        "Are the boxes better than random ones? A few labelled images of this folder say it:": (
+            f"agssp evaluate boxes {maps} LABELS.json"
+        ),
+        "Look at another threshold:": f"agssp report {maps} OUT AGSSP.BOXES.MARGIN 0.2",
+        "The whole method in one command, from the images to weights for your detector:": (
+            f"agssp pretrain {images} OUT"
+        ),
+        "Or step by step, the backbone on these maps (AGBP):": train.format("agbp/lite0", name),
+        "then the detector on these boxes (AGDP):": (
+            train.format("agdp/faster_rcnn_lite0_fpn", f"{name}_boxes")
+            + " MODEL.WEIGHTS AGBP_OUTPUT/model_final.pth"
+        ),
+    }
+
+
+def _mean_max(cfg, map_root: Path) -> float | None:
+    """Mean of the maps' maxima, where the threshold is taken from it."""
+    by_maxima = cfg.AGSSP.BOXES.THRESHOLD_MODE == "mean_max"
+    return map_statistics(map_root).mean_max if by_maxima else None
+
+
+def _score_figures(summary: FolderSummary) -> list[tuple]:
+    edges = summary.score_edges
+    counts = {source.name: summary.score_counts(source) for source in summary.sources}
+    total = np.sum([*counts.values()], axis=0)
+    drawn = [(figures.histograms({"all": total}, edges, x_label="score"), "Images by score.")]
+    if summary.num_sources > 1:
+        caption = (
+            "Images by score, source by source, each to its own height; with the number of images. "
+            "Small sources are summed."
         )
-        return
-    if skipped.count == 0:
-        page.add_text("None: every image has a map.")
-        return
-    reasons = list(skipped.reasons.items())
-    listed, rest = reasons[:_REASONS_LISTED], reasons[_REASONS_LISTED:]
-    rows = [[kind, count, image] for kind, (count, image, _) in listed]
-    if rest:
-        count = sum(count for _, (count, _, _) in rest)
-        rows.append([f"{len(rest):,} other reasons", count, rest[0][1][1]])
-    page.add_table(
-        ["reason", "images", "the first"],
-        rows,
-        "Images without a map. Numbers and quoted names in a reason are left out.",
-    )
-    page.add_details(
-        f"The first {len(skipped.first):,} of {skipped.count:,}, with their reasons",
-        [f"{image}: {reason}" for image, reason in skipped.first],
-    )
+        drawn.append((figures.histograms(counts, edges, x_label="score"), caption))
+    return drawn
 
 
-def _add_scorer(page: HtmlReport, scorer: dict | None) -> None:
-    page.add_section("Scorer")
-    if scorer is None:
-        page.add_text("The folder has no scorer.json: how its maps were made is not known.")
-        return
-    page.add_key_values(readable_settings(scorer))
-    text = json.dumps(scorer, indent=2, sort_keys=True, ensure_ascii=False)
-    page.add_details("scorer.json", text)
-
-
-def _add_sample_note(page: HtmlReport, summary: FolderSummary) -> None:
-    if summary.boxes.images < summary.num_images:
-        page.add_text(
-            f"The figures on boxes and on map values are those of a seeded sample of "
-            f"{summary.boxes.images:,} of the {summary.num_images:,} images."
-        )
+def _box_rows(summary: FolderSummary) -> list[list]:
+    """A row per source, and one of all where there are several."""
+    sources = [(source.name, source.scores, source.boxes) for source in summary.sources]
+    if len(sources) > 1:
+        scores = [score for source in summary.sources for score in source.scores]
+        sources.append(("all", scores, summary.boxes))
+    return [
+        [name, len(scores), float(np.mean(scores)), *_box_columns(boxes)]
+        for name, scores, boxes in sources
+    ]
 
 
 def _box_columns(boxes: BoxStatistics) -> list[float | None]:
@@ -277,10 +195,48 @@ def _box_columns(boxes: BoxStatistics) -> list[float | None]:
     ]
 
 
+def _box_figures(summary: FolderSummary) -> list[tuple]:
+    boxes, threshold = summary.boxes, summary.rule.mean_threshold
+    maxima = boxes.maxima.reshape(-1, 4).sum(axis=1)
+    # From the second limit on: at the first, everything would be above, also what is 0.
+    limits = np.linspace(0, 1, UNIT_BINS + 1)[1:-1]
+    curves = {
+        "images with a cell above it": _percent_above(boxes.maxima)[1:],
+        "cells above it": _percent_above(boxes.cells)[1:],
+    }
+    here = [np.interp(threshold, limits, curve) for curve in curves.values()]
+    return [
+        (
+            figures.histograms(
+                {"all": maxima},
+                _EDGES,
+                x_label="maximum of the map",
+                marker=("threshold", threshold),
+            ),
+            "Images by their map's maximum. Those left of the threshold get no box.",
+        ),
+        (
+            figures.lines(
+                {name: (limits, curve) for name, curve in curves.items()},
+                x_label="threshold",
+                y_label="percent",
+            ),
+            f"What another threshold would keep; {threshold:.3f} keeps {here[0]:.1f} % of the "
+            f"images and {here[1]:.1f} % of the cells. Boxes also need a smallest area, so "
+            "somewhat fewer images have one.",
+        ),
+    ]
+
+
+def _skipped_rows(skipped) -> list[list]:
+    rows = [[kind, *counted] for kind, counted in skipped.reasons.items()] if skipped else []
+    rest = rows[_REASONS_LISTED:]
+    if rest:
+        total = sum(row[1] for row in rest)
+        rows[_REASONS_LISTED:] = [[f"{len(rest):,} other reasons", total, rest[0][2]]]
+    return rows
+
+
 def _percent_above(counts: np.ndarray) -> np.ndarray:
     """Percent of what is counted that lies at or above each bin's lower limit."""
     return 100 * np.cumsum(counts[::-1])[::-1] / counts.sum()
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %"

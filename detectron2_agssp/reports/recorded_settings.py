@@ -16,10 +16,19 @@ def readable_settings(scorer: dict | None) -> dict[str, Any]:
     if scorer is None:
         return {}
     settings = dict(scorer.get("SCORER", {}))
-    name = str(scorer.get("scorer", settings.pop("NAME", "unknown")))
+    name = str(scorer.get("scorer", settings.get("NAME", "unknown")))
     settings.pop("NAME", None)
     nodes = {key: settings.pop(key) for key in list(settings) if isinstance(settings[key], dict)}
-    shown = {"scorer": name, **_model(name, settings, nodes)}
+    # The settings of one network only: those that another scorer would use say nothing here.
+    features = "clip" if name == "kead" else settings.get("FEATURES", "timm")
+    network = {"model": settings.pop("MODEL", None), "weights": settings.pop("WEIGHTS", None)}
+    if features == "clip":
+        clip = nodes.get("KEAD", {})
+        network = {"model": clip.get("MODEL"), "weights": clip.get("PRETRAINED")}
+    elif features == "detectron2":
+        network = {"model": "the config's MODEL.BACKBONE"}
+    shown: dict[str, Any] = {"scorer": name}
+    shown |= {key: str(value) or "random" for key, value in network.items() if value is not None}
     if "IMAGE_SIZE" in settings:
         shown["image size"] = f"{settings.pop('IMAGE_SIZE')} pixels a side"
     calibration = scorer.get("calibration", {})
@@ -28,28 +37,11 @@ def readable_settings(scorer: dict | None) -> dict[str, Any]:
             f"raw score {calibration['low']:.4g} becomes 0, {calibration['high']:.4g} becomes 1"
         )
     own = nodes.get(name.upper(), {})
-    shown.update({f"{name.upper()}.{key}": str(value) for key, value in own.items()})
-    shown.update({key: str(value) for key, value in settings.items()})
+    shown |= {f"{name.upper()}.{key}": str(value) for key, value in own.items()}
+    shown |= {key: str(value) for key, value in settings.items()}
     if scorer.get("defects"):
         shown["described defects"] = ", ".join(map(str, scorer["defects"]))
     for key in ("fingerprint", "image_root"):
         if key in scorer:
             shown[key.replace("_", " ")] = str(scorer[key])
-    return shown
-
-
-def _model(name: str, settings: dict, nodes: dict[str, dict]) -> dict[str, str]:
-    """The network of the scorer, and its weights; without the settings that another would use."""
-    features = "clip" if name == "kead" else settings.get("FEATURES", "timm")
-    timm = settings.pop("MODEL", None), settings.pop("WEIGHTS", None)
-    if features == "clip":
-        clip = nodes.get("KEAD", {})
-        model, weights = clip.get("MODEL"), clip.get("PRETRAINED")
-    elif features == "detectron2":
-        model, weights = "the config's MODEL.BACKBONE", None
-    else:
-        model, weights = timm
-    shown = {} if model is None else {"model": str(model)}
-    if weights is not None:
-        shown["weights"] = str(weights) or "random"
     return shown

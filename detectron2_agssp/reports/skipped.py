@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _MAX_REASONS = 1000  # kept apart; more would be a file that was not meant to be read
@@ -16,13 +14,13 @@ class SkippedFiles:
 
     Attributes:
         count: lines.
-        reasons: kind of reason -> (images, the first of them, its reason in full), most first.
+        reasons: kind of reason -> (images, the first of them), most first.
         first: the first images with their reasons.
     """
 
-    count: int
-    reasons: dict[str, tuple[int, str, str]]
-    first: list[tuple[str, str]]
+    count: int = 0
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
+    first: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_skipped(map_root: str | Path, num_listed: int = 50) -> SkippedFiles | None:
@@ -34,27 +32,23 @@ def read_skipped(map_root: str | Path, num_listed: int = 50) -> SkippedFiles | N
     path = Path(map_root) / "skipped.jsonl"
     if not path.exists():
         return None
-    counts: Counter[str] = Counter()
-    examples: dict[str, tuple[str, str]] = {}
-    first = []
-    for image, reason in _skipped_lines(path):
-        kind = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
-        kind = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", kind)
-        if kind not in counts and len(counts) >= _MAX_REASONS:
-            kind = "other reasons"
-        counts[kind] += 1
-        examples.setdefault(kind, (image, reason))
-        if len(first) < num_listed:
-            first.append((image, reason))
-    reasons = {kind: (count, *examples[kind]) for kind, count in counts.most_common()}
-    return SkippedFiles(counts.total(), reasons, first)
-
-
-def _skipped_lines(path: Path) -> Iterator[tuple[str, str]]:
+    skipped = SkippedFiles()
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
                 content = json.loads(line)
-                yield str(content["image"]), str(content["reason"])
+                image, reason = str(content["image"]), str(content["reason"])
             except (ValueError, TypeError, KeyError):
-                yield f"line {number}", "not a line of the map tool; was it killed while writing?"
+                image = f"line {number}"
+                reason = "not a line of the map tool; was it killed while writing?"
+            kind = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
+            kind = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", kind)
+            if kind not in skipped.reasons and len(skipped.reasons) >= _MAX_REASONS:
+                kind = "other reasons"
+            count, first = skipped.reasons.get(kind, (0, image))
+            skipped.reasons[kind] = (count + 1, first)
+            skipped.count += 1
+            if len(skipped.first) < num_listed:
+                skipped.first.append((image, reason))
+    skipped.reasons = dict(sorted(skipped.reasons.items(), key=lambda item: -item[1][0]))
+    return skipped

@@ -153,9 +153,10 @@ def _find_place(frame: Frame, size, line: int, height: int, width: int, taken) -
 
 
 def _overlap(first: Frame, second: Frame) -> bool:
+    # With a gap beside it, or two numbers would read as one.
     return (
-        first[0] < second[2]
-        and second[0] < first[2]
+        first[0] <= second[2] + 2
+        and second[0] <= first[2] + 2
         and first[1] < second[3]
         and second[1] < first[3]
     )

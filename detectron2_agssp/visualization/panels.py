@@ -4,6 +4,7 @@ Shapes: H, W picture; h, w map or energy, on any grid; K boxes. Pictures are RGB
 (H, W), uint8; boxes are XYXY, absolute pixels of the picture.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -39,7 +40,7 @@ _GAP = 6  # px between tiles and between rows
 _TITLE_HEIGHT = 17  # px, one line
 _WIDEST = 4.0  # width of a tile in units of its height
 _NARROWEST = 0.5
-_PANEL_WIDTH = 2000  # px; the tiles of a panel that would be wider go on in a second row
+_PANEL_WIDTH = 1400  # px; the tiles of a panel that would be wider go on in a second row
 
 
 def colorize(
@@ -191,9 +192,13 @@ def anomaly_panel(
 
     Returns:
         One RGB uint8 picture: a row as from :func:`panel_row`, or several where the tiles of a
-        wide image would make it wider than 2000 pixels.
+        wide image would make it wider than 1400 pixels.
     """
     original = as_rgb(image)
+    # Two tiles fit side by side at least.
+    height = max(
+        1, min(height, (_PANEL_WIDTH // 2 - _GAP) * original.shape[0] // original.shape[1])
+    )
     # Drawn at the size of the tile: lines and letters keep their width whatever the picture's.
     picture = _fit(original, height)
     rows, columns = picture.shape[:2]
@@ -221,7 +226,9 @@ def anomaly_panel(
         legend.append("detections (orange)")
     if legend:
         tiles.append((", ".join(legend), compared))
-    per_row = max(1, _PANEL_WIDTH // (columns + _GAP))
+    # As few rows as the width allows, all of about one length.
+    most = max(1, _PANEL_WIDTH // (columns + _GAP))
+    per_row = math.ceil(len(tiles) / math.ceil(len(tiles) / most))
     lines = [tiles[start : start + per_row] for start in range(0, len(tiles), per_row)]
     sheet = stack_rows(
         [

@@ -4,16 +4,22 @@ A line is first rendered alone and measured by its ink, because OpenCV 4 (stroke
 (outline fonts) disagree on the size that ``getTextSize`` reports.
 """
 
+import re
+
 import cv2
 import numpy as np
-
-__all__ = ["fit_text", "paint_text", "render_text"]
 
 SMALLEST_HEIGHT = 9  # px; below this the letters run together
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_HEIGHT = 34.0  # px from the highest accent to the lowest descender at font scale 1
 _BASELINE = 0.79  # of the line height, from the top
+
+
+def printable(text: str) -> str:
+    """The text with "?" for what no output takes: control characters, and the halves of surrogate
+    pairs that Python makes of a file name that is not UTF-8 (OpenCV dies of them)."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "?", text)
 
 
 def render_text(text: str, height: int) -> np.ndarray:
@@ -26,7 +32,7 @@ def render_text(text: str, height: int) -> np.ndarray:
     Returns:
         (height, w) float32 coverage in [0, 1], w as wide as the ink, at least 1.
     """
-    line = " ".join(text.split())
+    line = " ".join(printable(text).split())
     canvas = np.zeros((height, round(1.2 * height * (len(line) + 2))), np.uint8)
     scale = height / _FONT_HEIGHT
     origin = (height, round(_BASELINE * height))

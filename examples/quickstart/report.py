@@ -14,7 +14,8 @@ from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.geometry import resize_to_square
 from detectron2_agssp.maps.store import MapStore, load_map
-from detectron2_agssp.reports import HtmlReport
+from detectron2_agssp.reports import picture, write_page
+from detectron2_agssp.reports.figures import bars
 from detectron2_agssp.visualization import anomaly_panel
 
 NUM_PANELS = 12
@@ -34,18 +35,6 @@ def write_sample_report(output, data_root, pretraining, detectors, results, seco
         results: start -> {"AP", "AP50"}.
         seconds: stage -> seconds.
     """
-    page = HtmlReport(
-        "AGSSP quickstart", "Synthetic metal surfaces: it shows that everything runs, not more."
-    )
-    page.add_section("Result")
-    page.add_table(
-        ["start of fine-tuning", "AP", "AP50"],
-        [[start, metrics["AP"], metrics["AP50"]] for start, metrics in results.items()],
-        "Box AP on the sample's test images, percent; same detector, labels and iterations.",
-        highlight_best=[1, 2],
-        decimals=1,
-    )
-    _add_times(page, seconds)
     content = json.loads((data_root / "annotations" / "test.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = _spread([image for image in content["images"] if "normal" not in image["file_name"]])
@@ -59,27 +48,47 @@ def write_sample_report(output, data_root, pretraining, detectors, results, seco
         detections = _detect(models["AGSSP"], detectors["AGSSP"][0], pixels, names)
         kinds = ", ".join(sorted({names[a["category_id"]] for a in annotations}))
         panel = draw(pixels, ground_truth=truth, detections=detections)
-        panels.append((f"{image['file_name']}: {kinds}", panel))
-    page.add_text(
-        "Each row: image, anomaly map, its overlay, pseudo-boxes, energy of res4 before (ImageNet) "
-        "and after AGBP, and the detections of the AGSSP detector (score above "
-        f"{MIN_DETECTION_SCORE}) against the truth."
+        panels.append(picture(panel, f"{image['file_name']}: {kinds}"))
+    table = {
+        "headers": ["start of fine-tuning", "AP", "AP50"],
+        "rows": [[start, metrics["AP"], metrics["AP50"]] for start, metrics in results.items()],
+        "caption": "Box AP on the sample's test images, percent; same detector, labels and "
+        "iterations.",
+        "decimals": 1,
+        "best": [1, 2],
+    }
+    result = {"title": "Result", "table": table, "figures": [_times(seconds)]}
+    pictures = {
+        "title": "Test images",
+        "text": [
+            "Each row: image, anomaly map, its overlay, pseudo-boxes, energy of res4 before "
+            "(ImageNet) and after AGBP, and the detections of the AGSSP detector (score above "
+            f"{MIN_DETECTION_SCORE}) against the truth."
+        ],
+        "pictures": panels,
+    }
+    return write_page(
+        output / "report.html",
+        "sections.html",
+        title="AGSSP quickstart",
+        subtitle="Synthetic metal surfaces: it shows that everything runs, not more.",
+        sections=[result, pictures, _pretraining(pretraining)],
     )
-    page.add_images("Test images", panels)
-    _add_pretraining(page, pretraining)
-    return page.write(output / "report.html")
 
 
 def write_images_report(output, images, pretraining, seconds) -> Path:
     """Report of the user's own folder: maps, pseudo-boxes and energies, and what to do next."""
-    page = HtmlReport("AGSSP pretraining", f"Images of {Path(images).name}")
-    page.add_section("Next")
-    page.add_text(*usage_hint(pretraining).splitlines())
-    _add_times(page, seconds)
     entries = list(MapStore(pretraining["map_root"]).entries())
     ranked = sorted(entries, key=lambda entry: -entry["score"])
     draw = _PanelPainter(pretraining)
     half = NUM_PANELS // 2
+    sections = [
+        {
+            "title": "Next",
+            "text": usage_hint(pretraining).splitlines(),
+            "figures": [_times(seconds)],
+        }
+    ]
     for title, chosen in (
         ("Most anomalous images", ranked[:half]),
         ("Other images", _spread(ranked[half:])[:half]),
@@ -89,10 +98,15 @@ def write_images_report(output, images, pretraining, seconds) -> Path:
             anomaly_map = load_map(pretraining["map_root"] / entry["map"])
             pixels = read_image(Path(images) / entry["image"])
             caption = f"{entry['image']}, score {entry['score']:.2f}"
-            panels.append((caption, draw(pixels, anomaly_map)))
-        page.add_images(title, panels)
-    _add_pretraining(page, pretraining)
-    return page.write(output / "report.html")
+            panels.append(picture(draw(pixels, anomaly_map), caption))
+        sections.append({"title": title, "pictures": panels})
+    return write_page(
+        output / "report.html",
+        "sections.html",
+        title="AGSSP pretraining",
+        subtitle=f"Images of {Path(images).name}",
+        sections=[*sections, _pretraining(pretraining)],
+    )
 
 
 def usage_hint(pretraining: dict) -> str:
@@ -176,20 +190,20 @@ def _spread(items: list) -> list:
     return items[::step][:NUM_PANELS]
 
 
-def _add_times(page: HtmlReport, seconds: dict[str, float]) -> None:
-    page.add_bar_chart(list(seconds), {"seconds": list(seconds.values())}, "Time per stage, s")
+def _times(seconds: dict[str, float]) -> tuple:
+    return bars(list(seconds), list(seconds.values()), x_label="seconds"), "Time per stage."
 
 
-def _add_pretraining(page: HtmlReport, pretraining: dict) -> None:
+def _pretraining(pretraining: dict) -> dict:
     boxes = pretraining["pseudo_boxes"]
-    page.add_section("Pretraining")
-    page.add_key_values(
-        {
+    return {
+        "title": "Pretraining",
+        "values": {
             "images": len(boxes["images"]),
             "pseudo-boxes": len(boxes["annotations"]),
-            "box threshold": f"{boxes['info']['threshold']:.3f}",
+            "box threshold": boxes["info"]["threshold"],
             "backbone": str(pretraining["backbone"]),
             "detector": str(pretraining["agdp"]),
-        }
-    )
-    page.add_details("Settings of the maps", str(pretraining["map_cfg"].AGSSP).splitlines())
+        },
+        "details": {"Settings of the maps": str(pretraining["map_cfg"].AGSSP)},
+    }

@@ -11,12 +11,13 @@ from detectron2.config import get_cfg
 
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics, covered_area
 from detectron2_agssp.maps.store import MapStore
-from detectron2_agssp.reports.folder_summary import Smallest, summarize_map_folder
+from detectron2_agssp.reports.folder_summary import summarize_map_folder
 from detectron2_agssp.reports.map_panels import write_map_panels
 from detectron2_agssp.reports.map_report import write_map_report
 from detectron2_agssp.reports.recorded_settings import readable_settings
 from detectron2_agssp.reports.skipped import read_skipped
 from tests.reports.small_map_folder import NAMES, SCORES, make_map_folder
+from tests.reports.test_page import Page
 
 
 @pytest.fixture
@@ -45,16 +46,20 @@ def captions(text: str) -> list[str]:
     return re.findall(r"<figcaption>([^<]*), score ", text)
 
 
+def sizes(summary):
+    return [(source.name, len(source.scores)) for source in summary.sources]
+
+
 def test_summary(cfg, folder):
     summary = summarize_map_folder(cfg, folder, num_examples=2, progress=False)
-    assert (summary.num_images, summary.num_sources, summary.threshold) == (6, 3, 0.5)
-    assert [(one.name, one.images) for one in summary.sources] == [("b", 3), ("a", 2), ("c", 1)]
-    assert summary.sources[1].score_sum == pytest.approx(0.6)
-    assert [one["image"] for one in summary.best] == ["c/6.png", "b/[5].png"]
-    assert [one["image"] for one in summary.worst] == ["a/1.png", "a/2.png"]
-    assert {one["image"] for one in summary.random} == {NAMES[2], NAMES[3]}
+    assert (summary.num_images, summary.num_sources, summary.rule.threshold) == (6, 3, 0.5)
+    assert sizes(summary) == [("b", 3), ("a", 2), ("c", 1)]
+    assert summary.sources[1].scores == pytest.approx([0.2, 0.4])
+    assert [entry["image"] for entry in summary.best] == ["c/6.png", "b/[5].png"]
+    assert [entry["image"] for entry in summary.worst] == ["a/1.png", "a/2.png"]
+    assert {entry["image"] for entry in summary.random} == {NAMES[2], NAMES[3]}
     assert summary.score_edges[[0, -1]] == pytest.approx([0.2, 1.2])
-    total = sum(one.score_counts for one in summary.sources)
+    total = sum(summary.score_counts(source) for source in summary.sources)
     assert total.sum() == 6
     assert total[0] == total[-1] == 1
 
@@ -69,10 +74,7 @@ def test_summary(cfg, folder):
 
 def test_small_sources_are_summed(cfg, folder):
     summary = summarize_map_folder(cfg, folder, max_sources=1, progress=False)
-    assert [(one.name, one.images) for one in summary.sources] == [
-        ("b", 3),
-        ("2 other sources", 3),
-    ]
+    assert sizes(summary) == [("b", 3), ("2 other sources", 3)]
     assert summary.boxes.images == 6
 
 
@@ -99,7 +101,15 @@ def test_report_says_what_the_folder_is(cfg, folder):
     assert "no skipped.jsonl" in text
     assert "seeded sample" not in text
     assert "is not there" not in text
+    for command in (
+        f"agssp evaluate boxes {folder} LABELS.json",
+        f"agssp pretrain {folder.parent / 'images'} OUT",
+        "agssp train --config-file agssp://agdp/faster_rcnn_lite0_fpn.yaml DATASETS.TRAIN "
+        "&#34;(&#39;agssp_NAME_boxes&#39;,)&#34;",
+    ):
+        assert command in text
     # Nothing that is not inside the file; names are text, not markup.
+    Page(text)
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
     assert "<b>" not in text
     assert "b/&lt;b&gt;Öl &amp; 划痕.png" in text
@@ -137,7 +147,7 @@ def test_report_of_a_sample(cfg, folder):
 @pytest.mark.parametrize(
     ("mode", "part"),
     [
-        ("mean_max", r"mean of the maps&#x27; maxima, 0\.666\d, minus AGSSP\.BOXES\.MARGIN 0\.1"),
+        ("mean_max", r"mean of the maps' maxima, 0\.666\d, minus AGSSP\.BOXES\.MARGIN 0\.1"),
         ("quantile", r"the quantile 0\.7 of all map values"),
     ],
 )
@@ -158,7 +168,7 @@ def test_skipped_files_are_grouped(cfg, folder):
     skipped = read_skipped(folder, num_listed=10)
     assert skipped.count == 62
     assert next(iter(skipped.reasons)) == "Bad: … (# bytes) <i>"
-    assert [count for count, _, _ in skipped.reasons.values()] == [60, 1, 1]
+    assert [count for count, _ in skipped.reasons.values()] == [60, 1, 1]
     assert skipped.first[1] == ("x/1.jpg", "Bad: '/d/x/1.jpg' (1 bytes) <i>")
     assert len(skipped.first) == 10
     text = report(cfg, folder)
@@ -246,13 +256,3 @@ def test_covered_area_is_that_of_the_union():
 
 def test_box_sides_of_nothing():
     assert BoxStatistics().side_quantile(0.5) is None
-
-
-def test_smallest():
-    kept = Smallest(3)
-    for key, item in [(5, "e"), (1, "a"), (2, "b"), (1, "c"), (2, "d")]:
-        kept.add(key, item)
-    assert kept.items() == ["a", "c", "b"]
-    none = Smallest(0)
-    none.add(1, "a")
-    assert none.items() == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detectron2_agssp.visualization import draw_boxes, draw_mask
-from detectron2_agssp.visualization.text import fit_text, render_text
+from detectron2_agssp.visualization.text import fit_text, printable, render_text
 
 ORANGE = (255, 150, 40)
 
@@ -122,6 +122,15 @@ class TestBoxes:
         assert cut.shape[0] == 9
         assert 45 <= cut.shape[1] <= 60
         assert fit_text("", 20, 60).max() == 0
+
+    @pytest.mark.parametrize(
+        "text", ["line \udcff1.jpg", "a\x00b\x1b[0m", "\ud83d", "\uffff划痕😀"]
+    )
+    def test_names_that_are_not_text(self, text):
+        # A surrogate in cv2.putText ends the process, so this test itself would not survive.
+        assert render_text(text, 20).max() > 0
+        assert draw_boxes(gray(40, 90), [[5, 20, 60, 35]], [text]).shape == (40, 90, 3)
+        assert printable(text).encode("utf-8")
 
 
 class TestMask:
