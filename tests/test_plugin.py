@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 
@@ -16,20 +15,14 @@ from detectron2_agssp.config import settings_of
 from tests.tiny_data import write_datasets
 from tests.tiny_models import ROOT
 
-# Both scripts fork after the slow imports, and each child has the plugin's import to itself.
-IMPORT_TIME = """
-import os, sys, time
+# Of what the import adds to Detectron2's own.
+LARGE_PACKAGES = """
+import sys
 import cv2, detectron2.engine, detectron2.evaluation, detectron2.modeling
 before = set(sys.modules)
-for _ in range(3):
-    if os.fork() == 0:
-        start = time.perf_counter()
-        import detectron2_agssp
-        new = set(sys.modules) - before
-        slow = {"timm", "open_clip", "scipy", "sklearn", "matplotlib"}
-        print(time.perf_counter() - start, sorted(slow & new), flush=True)
-        os._exit(0)
-    os.wait()
+import detectron2_agssp
+large = {"timm", "open_clip", "scipy", "sklearn", "matplotlib", "jinja2"}
+print(sorted(large & (set(sys.modules) - before)))
 """
 # A seeded run of three iterations with the plugin, and one without.
 TRAINING = """
@@ -98,10 +91,8 @@ def python(code: str, *arguments) -> str:
     return done.stdout
 
 
-def test_the_import_is_quick_and_leaves_large_packages_out():
-    lines = [line.split(maxsplit=1) for line in python(IMPORT_TIME).splitlines()]
-    assert [large for _, large in lines] == ["[]"] * 3
-    assert statistics.median(float(seconds) for seconds, _ in lines) < 0.3
+def test_the_import_leaves_large_packages_out():
+    assert python(LARGE_PACKAGES).split() == ["[]"]
 
 
 def test_the_default_config_has_every_key_and_a_user_s_node_is_kept():
