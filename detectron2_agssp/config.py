@@ -148,6 +148,47 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # "": the model's own; "FrozenBN": fixed statistics and affine; "SyncBN": across processes.
     timm.NORM = "FrozenBN"
 
+    # ---- Swin Transformers ---------------------------------------------------------------------
+    # MODEL.BACKBONE.NAME: build_swin_backbone or build_swin_fpn_backbone. FREEZE_AT: 1 the patch
+    # embedding, 2 also res2, ... 5 all.
+    swin = cfg.AGSSP.SWIN = CfgNode()
+    # "tiny", "small" or "base"; the next three override it where they are set.
+    swin.SIZE = "base"
+    swin.EMBED_DIM = 0  # channels of res2, doubled at each stage
+    swin.DEPTHS = ()  # blocks of each stage
+    swin.NUM_HEADS = ()  # attention heads of each stage
+    # Cells a side: 7 for ImageNet's weights, 6 for SimMIM's at 192 pixels.
+    swin.WINDOW_SIZE = 7
+    # Stochastic depth of the last block, in [0, 1); it grows linearly from 0.
+    swin.DROP_PATH_RATE = 0.2
+    swin.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+    # Compute blocks again in the backward pass: less memory, more time.
+    swin.USE_CHECKPOINT = False
+
+    # ---- Plain Vision Transformers ---------------------------------------------------------------
+    # MODEL.BACKBONE.NAME: build_vit_backbone (AGBP distils "last_feat") or build_vit_fpn_backbone.
+    # FREEZE_AT: 1 the patch embedding, then a quarter of the blocks each, 5 all.
+    vit = cfg.AGSSP.VIT = CfgNode()
+    # "tiny", "small", "base" or "large".
+    vit.SIZE = "base"
+    vit.PATCH_SIZE = 16  # pixels
+    # Cells a side of the windows of all but four blocks; 0: every block sees the whole image.
+    vit.WINDOW_SIZE = 14
+    vit.DROP_PATH_RATE = 0.1
+    # Pixels a side that the weights' position table was made for.
+    vit.PRETRAIN_IMAGE_SIZE = 224
+    vit.USE_CHECKPOINT = False
+
+    # ---- CSPDarknet -----------------------------------------------------------------------------
+    # MODEL.BACKBONE.NAME: build_cspdarknet_backbone or build_cspdarknet_pafpn_backbone.
+    # FREEZE_AT: 1 the stem, 2 also res2, ... 5 all.
+    csp = cfg.AGSSP.CSPDARKNET = CfgNode()
+    # "nano", "small", "medium" or "large".
+    csp.SIZE = "small"
+    csp.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+    # "BN", "SyncBN" across processes, or "FrozenBN": fixed statistics and affine.
+    csp.NORM = "BN"
+
     # ---- tools/train_net.py ------------------------------------------------------------------
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"

@@ -1,18 +1,40 @@
-"""The distillation meta-architecture, its loss, and backbones from timm."""
+"""Meta-architectures, losses, and backbones that Detectron2 has no keys for."""
 
+from detectron2_agssp.modeling.backbone.cspdarknet import CSPDarknet, build_cspdarknet_backbone
+from detectron2_agssp.modeling.backbone.pafpn import PAFPN, build_cspdarknet_pafpn_backbone
+from detectron2_agssp.modeling.backbone.swin import (
+    SwinBackbone,
+    build_swin_backbone,
+    build_swin_fpn_backbone,
+)
 from detectron2_agssp.modeling.backbone.timm_backbone import (
     TimmBackbone,
     build_timm_backbone,
     build_timm_fpn_backbone,
 )
+from detectron2_agssp.modeling.backbone.vit import (
+    ViTBackbone,
+    build_vit_backbone,
+    build_vit_fpn_backbone,
+)
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
 
 __all__ = [
+    "PAFPN",
     "AnomalyDistiller",
+    "CSPDarknet",
+    "SwinBackbone",
     "TimmBackbone",
+    "ViTBackbone",
+    "build_cspdarknet_backbone",
+    "build_cspdarknet_pafpn_backbone",
+    "build_swin_backbone",
+    "build_swin_fpn_backbone",
     "build_timm_backbone",
     "build_timm_fpn_backbone",
+    "build_vit_backbone",
+    "build_vit_fpn_backbone",
     "distillation_loss",
     "resize_target",
 ]

@@ -65,7 +65,7 @@ def test_pyramid_levels(config, strides):
         ),
         (
             {"MODEL.PIXEL_MEAN": [127.0], "MODEL.PIXEL_STD": [128.0]},
-            "timm backbones take 3 channels, got 1",
+            "timm backbone takes 3 channels, got 1",
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""Backbones for Detectron2 from timm."""
+"""Backbones by yaml: timm's models, Swin, plain ViTs and CSPDarknet."""

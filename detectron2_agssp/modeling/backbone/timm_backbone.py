@@ -6,9 +6,11 @@ Feature names follow Detectron2's ResNet, by stride in pixels: ``stem`` 2, ``res
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
+from detectron2_agssp.modeling.backbone.freezing import check_freeze_at
+from detectron2_agssp.modeling.backbone.pyramid import build_pyramid, check_channels
 from detectron2_agssp.modeling.backbone.timm_models import create_feature_extractor, feature_maps
 
 STRIDE_OF_FEATURE = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -70,8 +72,7 @@ class TimmBackbone(Backbone):
         return dict(zip(self._names, feature_maps(self.net, images), strict=True))
 
     def _freeze_stages(self, freeze_at: int) -> None:
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT must be 0 to 5, got {freeze_at}.")
+        check_freeze_at(freeze_at)
         if freeze_at == 0:
             return
         # timm registers modules in the order of the forward pass.
@@ -108,8 +109,7 @@ class TimmBackbone(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
     """``AGSSP.TIMM`` and ``MODEL.BACKBONE.FREEZE_AT``."""
-    if input_shape.channels != 3:
-        raise ValueError(f"timm backbones take 3 channels, got {input_shape.channels}.")
+    check_channels(input_shape, "A timm backbone")
     return TimmBackbone(
         model=cfg.AGSSP.TIMM.MODEL,
         weights=cfg.AGSSP.TIMM.WEIGHTS,
@@ -121,35 +121,8 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """A feature pyramid on :func:`build_timm_backbone`, by ``MODEL.FPN``.
-
-    The levels above follow the detector: p6 and p7 by convolutions for RetinaNet, p6 by pooling
-    for the R-CNNs, as Detectron2's two ResNet builders do.
-
-    Raises:
-        ValueError: ``MODEL.FPN.IN_FEATURES`` asks for features that the backbone does not return.
-    """
-    bottom_up = build_timm_backbone(cfg, input_shape)
-    shapes = bottom_up.output_shape()
-    lacking = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in shapes]
-    if lacking:
-        raise ValueError(
-            f"MODEL.FPN.IN_FEATURES asks for {lacking}, but the backbone returns {list(shapes)}: "
-            "add them to AGSSP.TIMM.OUT_FEATURES."
-        )
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        last = cfg.MODEL.FPN.IN_FEATURES[-1]
-        top_block = LastLevelP6P7(shapes[last].channels, cfg.MODEL.FPN.OUT_CHANNELS, last)
-    else:
-        top_block = LastLevelMaxPool()
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=top_block,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    """A feature pyramid on :func:`build_timm_backbone`, by ``MODEL.FPN``."""
+    return build_pyramid(cfg, build_timm_backbone(cfg, input_shape), "AGSSP.TIMM.OUT_FEATURES")
 
 
 def _num_parameters_up_to(net: nn.Module, stride: int) -> int:
