@@ -125,9 +125,6 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     boxes.THRESHOLD = 0.5
     boxes.MAX_BOXES = 10
     boxes.NMS_IOU = 0.8
-    # Classes of pseudo-boxes: 1, or the number of groups of images that tools/find_box_types.py
-    # found; the model's NUM_CLASSES must be the same.
-    boxes.TYPES = 1
 
     # ---- Images ------------------------------------------------------------------------------
     image_input = cfg.AGSSP.INPUT = CfgNode()

@@ -33,18 +33,21 @@ def write_report(benchmark: Benchmark, results: str | Path) -> str:
     """Writes ``table.md``, ``plot.png`` and ``curves.png`` beside the cells; returns the table."""
     results = Path(results)
     cells = read_cells(results)
-    text = report_text(benchmark, cells, read_candidates(results))
+    candidates = read_candidates(results)
+    titles = titles_of(benchmark, [*cells, *candidates])
+    text = report_text(benchmark, cells, candidates)
     with atomic_write(results / "table.md") as file:
         file.write(text)
     if cells:
-        plot_fractions(cells, benchmark.titles(), results / "plot.png")
-        plot_curves(cells, benchmark.titles(), results / "curves.png")
+        plot_fractions(cells, titles, results / "plot.png")
+        plot_curves(cells, titles, results / "curves.png")
     return text
 
 
 def report_text(benchmark: Benchmark, cells: list[dict], candidates: list[dict]) -> str:
     """Markdown: a table a fraction, one line an arm, and AP by class; then, on the validation
     images, the learning rates of every arm that were tried."""
+    titles = titles_of(benchmark, [*cells, *candidates])
     parts = [f"# {benchmark.name}\n"]
     machines = sorted({one["machine"].split(", ", 1)[1] for one in (*cells, *candidates)})
     if machines:
@@ -53,15 +56,23 @@ def report_text(benchmark: Benchmark, cells: list[dict], candidates: list[dict])
         of_fraction = [cell for cell in cells if cell["fraction"] == fraction]
         images = sorted({cell["labeled_images"] for cell in of_fraction})
         parts.append(f"## {fraction:g} % of the labels ({' or '.join(map(str, images))} images)\n")
-        parts.append(_summary_table(of_fraction, benchmark.titles()))
+        parts.append(_summary_table(of_fraction, titles))
         parts.append("AP by class:\n")
-        parts.append(_class_table(of_fraction, benchmark.titles()))
+        parts.append(_class_table(of_fraction, titles))
     if not cells:
         parts.append("No cell is finished yet.\n")
     if candidates:
         parts.append("## On the validation images, first draw and seed\n")
-        parts.append(_candidate_table(candidates, benchmark.titles()))
+        parts.append(_candidate_table(candidates, titles))
     return "\n".join(parts)
+
+
+def titles_of(benchmark: Benchmark, results: list[dict]) -> dict[str, str]:
+    """Every arm's title, in the order of tables; arms that the file does not have any more come
+    last, under their names."""
+    titles = benchmark.titles()
+    left = sorted({one["arm"] for one in results} - set(titles))
+    return {**titles, **{arm: arm for arm in left}}
 
 
 def paired_difference(values: dict, reference: dict) -> tuple[float, float | None, int]:

@@ -17,7 +17,6 @@ from detectron2_agssp.checkpoint import load_trained, spread_checkpoint
 from detectron2_agssp.engine.runs import read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.coco import register_coco, write_coco
-from detectron2_agssp.maps.box_types import find_types, types_path
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 
 METRICS = ("AP", "AP50", "AP75")
@@ -74,9 +73,6 @@ class Workspace:
         map_root = self.map_root(run.maps)
         self.data.register_maps(run.maps.name, map_root)
         cfg = self.pretraining_config(run)
-        num_types = cfg.AGSSP.BOXES.TYPES
-        if num_types > 1 and not types_path(map_root, num_types).exists():
-            find_types(cfg, self.data.unlabeled, map_root, progress=self.progress)
         if run.boxes != "maps":
             cfg = self._with_control_boxes(run, cfg)
         train(cfg, progress=self.progress)

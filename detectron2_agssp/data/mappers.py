@@ -17,7 +17,6 @@ from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.io.images import read_image
-from detectron2_agssp.maps.box_types import read_types
 from detectron2_agssp.maps.store import load_map
 
 logger = logging.getLogger(__name__)
@@ -99,14 +98,12 @@ class PseudoBoxMapper(_MapMapper):
 
     Boxes are cut from the map after augmentation, so crops and scales stay consistent with what
     the rule says of an image of that size. ``instances`` has ``gt_boxes`` (K, 4) XYXY, absolute
-    pixels of the augmented image, ``gt_classes`` (K,), the image's type or 0, and ``gt_scores``
+    pixels of the augmented image, ``gt_classes`` (K,), all 0, and ``gt_scores``
     (K,); an image without boxes stays as a negative (K = 0).
 
     Args:
         augmentations: as :class:`AnomalyMapMapper`'s.
         rules: one for all maps, or one per map folder (``map_root`` -> rule).
-        types: ``map_root`` -> image -> class of its boxes; see
-            :func:`~detectron2_agssp.maps.box_types.find_types`. None: 0 for all.
     """
 
     @configurable
@@ -115,7 +112,6 @@ class PseudoBoxMapper(_MapMapper):
         *,
         augmentations: list,
         rules: BoxRule | dict[str, BoxRule],
-        types: dict[str, dict[str, int]] | None = None,
         image_format: str = "BGR",
         bit_depth: int = 0,
     ):
@@ -123,7 +119,6 @@ class PseudoBoxMapper(_MapMapper):
             augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
         )
         self.rules = rules
-        self.types = types
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
@@ -131,13 +126,11 @@ class PseudoBoxMapper(_MapMapper):
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         map_roots = _map_roots(cfg.DATASETS.TRAIN)
-        types = _types_from_config(cfg, map_roots)
         rules = {root: BoxRule.from_config(cfg, root) for root in map_roots}
         logger.info("Pseudo-boxes: %s", rules)
         return {
             "augmentations": augmentations,
             "rules": rules,
-            "types": types,
             "image_format": cfg.INPUT.FORMAT,
             "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
         }
@@ -149,7 +142,7 @@ class PseudoBoxMapper(_MapMapper):
         boxes, scores = rule(anomaly_map, height, width, dataset_dict.get("source", ""))
         instances = Instances((height, width))
         instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-        instances.gt_classes = torch.full((len(boxes),), self._type(dataset_dict))
+        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
         instances.gt_scores = torch.from_numpy(scores)
         inputs["instances"] = instances
         return inputs
@@ -165,36 +158,6 @@ class PseudoBoxMapper(_MapMapper):
                 "`rules`."
             )
         return self.rules[map_root]
-
-    def _type(self, dataset_dict: dict) -> int:
-        if self.types is None:
-            return 0
-        map_root, image = dataset_dict.get("map_root"), dataset_dict["image_id"]
-        if image not in self.types.get(map_root, {}):
-            raise ValueError(
-                f"The image {image!r} has no type in {map_root!r}: its maps are newer than its "
-                "types. Make those again with tools/find_box_types.py."
-            )
-        return self.types[map_root][image]
-
-
-def _types_from_config(cfg, map_roots: list[str]) -> dict[str, dict[str, int]] | None:
-    num_types = cfg.AGSSP.BOXES.TYPES
-    if num_types == 1:
-        return None
-    if len(map_roots) > 1:
-        raise ValueError(
-            f"AGSSP.BOXES.TYPES is {num_types}, but the types of {sorted(map_roots)} are numbered "
-            "each by itself: make one map folder of all images, or set TYPES to 1."
-        )
-    model = cfg.MODEL
-    head = "RETINANET" if model.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    if num_types != model[head].NUM_CLASSES:
-        raise ValueError(
-            f"AGSSP.BOXES.TYPES is {num_types}, but MODEL.{head}.NUM_CLASSES "
-            f"{model[head].NUM_CLASSES}: set both to the same number."
-        )
-    return {root: read_types(root, num_types) for root in map_roots}
 
 
 def box_rules(names: str | Sequence[str], **settings) -> dict[str, BoxRule]:

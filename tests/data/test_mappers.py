@@ -1,8 +1,6 @@
 """The mappers: an image and its map, or its pseudo-boxes, through one augmentation."""
 
 import copy
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,30 +188,6 @@ def test_map_folder_without_a_threshold(dicts):
     mapper = PseudoBoxMapper(augmentations=[], rules={"/other": BoxRule(0.5)})
     with pytest.raises(ValueError, match=r"no rule for .*maps', only for \['/other'\].*TRAIN"):
         mapper(dicts[0])
-
-
-def test_typed_boxes(cfg, dicts):
-    cfg.AGSSP.BOXES.TYPES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
-    types = Path(dicts[0]["map_root"]) / "types_3.json"
-    types.write_text(json.dumps({"blob.png": 2, "plain.png": 1}))
-    instances = [PseudoBoxMapper(cfg)(one)["instances"] for one in dicts]
-    assert [one.gt_classes.tolist() for one in instances] == [[2], []]
-    assert {one.gt_classes.dtype for one in instances} == {torch.int64}
-    types.write_text(json.dumps({"plain.png": 1}))
-    with pytest.raises(ValueError, match=r"'blob\.png' has no type.*find_box_types"):
-        PseudoBoxMapper(cfg)(dicts[0])
-    cfg.DATASETS.TRAIN = ("blobs", "more_blobs")
-    register_unlabeled("more_blobs", "images", "more_maps")
-    with pytest.raises(ValueError, match=r"types of \[.*more_maps'\] are numbered each by itself"):
-        PseudoBoxMapper(cfg)
-    cfg.DATASETS.TRAIN = ("blobs",)
-    # Detectron2 would take the last type for background.
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-    with pytest.raises(ValueError, match=r"TYPES is 3, but MODEL\.ROI_HEADS\.NUM_CLASSES 2"):
-        PseudoBoxMapper(cfg)
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    with pytest.raises(ValueError, match=r"RETINANET\.NUM_CLASSES 80"):
-        PseudoBoxMapper(cfg)
 
 
 # ---- what is wrong with the data

@@ -62,6 +62,13 @@ def test_means_deviations_and_paired_differences(write_benchmark, results):
     assert "a processor" in text
 
 
+def test_arms_that_left_the_file_are_listed_last(write_benchmark, results):
+    cell = json.loads((results / "cells" / "agssp_0.json").read_text())
+    text = report_text(write_benchmark(), [*read_cells(results), {**cell, "arm": "typed"}], [])
+    assert row(text, "typed")[1] == "1"
+    assert text.index("| typed ") > text.index("| AGSSP ")
+
+
 def test_only_pairs_count():
     assert paired_difference({1: 5.0, 2: 9.0}, {1: 4.0}) == (1.0, None, 1)
     mean, width, count = paired_difference({1: 5.0}, {})
