@@ -21,8 +21,6 @@ class Arm:
         rounds: of AGBP, each from the same weights.
         boxes: that AGDP learns, of
             :data:`~benchmarks.few_label.control_boxes.BOX_SOURCES`.
-        spread: fine-tuning starts with AGDP's class predictors, too; see
-            :func:`~detectron2_agssp.checkpoint.spread_classes`.
     """
 
     title: str
@@ -33,7 +31,6 @@ class Arm:
     energy_maps: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
     boxes: str = "maps"
-    spread: bool = False
 
 
 # The reference of paired differences.

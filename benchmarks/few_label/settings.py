@@ -13,7 +13,7 @@ from benchmarks.few_label.control_boxes import BOX_SOURCES
 from detectron2_agssp.io.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
-VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "spread", *STAGES}
+VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", *STAGES}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~benchmarks.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "spread"
+            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes"
             (see :class:`~benchmarks.few_label.arms.Arm`), and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
@@ -108,7 +108,6 @@ class Benchmark:
             energy_maps=content.get("energy_maps", {}),
             rounds=content.get("rounds", 1),
             boxes=content.get("boxes", arm.boxes),
-            spread=content.get("spread", False),
         )
 
     def titles(self) -> dict[str, str]:
@@ -208,9 +207,8 @@ def _check_values(benchmark: Benchmark) -> None:
         boxes = content.get("boxes", "maps")
         if boxes not in BOX_SOURCES:
             raise ValueError(f"variants.{name}.boxes must be one of {BOX_SOURCES}, got {boxes!r}.")
-        for key in ("boxes", "spread"):
-            if key in content and "agdp" not in ARMS[content["arm"]].pretraining:
-                raise ValueError(f"variants.{name}.{key} needs an arm with AGDP: agdp or agssp.")
+        if "boxes" in content and "agdp" not in ARMS[content["arm"]].pretraining:
+            raise ValueError(f"variants.{name}.boxes needs an arm with AGDP: agdp or agssp.")
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:

@@ -13,7 +13,7 @@ from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
 from benchmarks.few_label.data import BenchmarkData, labeled_split
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
-from detectron2_agssp.checkpoint import load_trained, spread_checkpoint
+from detectron2_agssp.checkpoint import load_trained
 from detectron2_agssp.engine.runs import read_metrics, run_config, train
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.coco import register_coco, write_coco
@@ -119,8 +119,7 @@ class Workspace:
         chosen = self.benchmark.arm(arm)
         key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
         num_classes = self.data.num_classes()
-        shipped = self._config("finetune", "", {})
-        iterations = shipped.SOLVER.MAX_ITER
+        iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
         if chosen.longer:
             iterations += self.benchmark.extra_iterations
         overrides = {
@@ -137,11 +136,7 @@ class Workspace:
             overrides.update(self.benchmark.random_options)
         start = self.pretraining_of(arm)
         if start:
-            weights = self.weights_of(start)
-            if chosen.spread:
-                agnostic = shipped.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
-                weights = _spread(weights, num_classes, agnostic)
-            overrides["MODEL.WEIGHTS"] = str(weights)
+            overrides["MODEL.WEIGHTS"] = str(self.weights_of(start))
         overrides.update(chosen.options.get("finetune", {}))
         return self._config("finetune", self.output / "runs" / key, overrides)
 
@@ -206,14 +201,6 @@ class Workspace:
         settings = self.benchmark.stages[stage]
         path = self.config_root / settings.config
         return run_config(path, output, {**settings.options, **overrides})
-
-
-def _spread(weights: Path, num_classes: int, class_agnostic_boxes: bool) -> Path:
-    """A file of AGDP's weights for that many classes, beside them; made where it is missing."""
-    path = weights.with_name(f"{weights.stem}_{num_classes}_classes.pth")
-    if not path.exists():
-        spread_checkpoint(weights, path, num_classes, class_agnostic_boxes=class_agnostic_boxes)
-    return path
 
 
 def _percent(value: float | None) -> float:

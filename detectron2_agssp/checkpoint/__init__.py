@@ -4,7 +4,6 @@ from detectron2_agssp.checkpoint.coverage import BackboneCoverageError
 from detectron2_agssp.checkpoint.export import export_backbone
 from detectron2_agssp.checkpoint.loading import load_trained, load_weights
 from detectron2_agssp.checkpoint.openmmlab import convert_openmmlab
-from detectron2_agssp.checkpoint.spreading import spread_checkpoint, spread_classes
 
 __all__ = [
     "BackboneCoverageError",
@@ -12,6 +11,4 @@ __all__ = [
     "export_backbone",
     "load_trained",
     "load_weights",
-    "spread_checkpoint",
-    "spread_classes",
 ]

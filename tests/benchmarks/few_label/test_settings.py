@@ -42,7 +42,6 @@ def test_there_are_shipped_files():
         ({"variants": {"x": {"arm": "y"}}}, "variants.x must .* name an arm of .*, got 'y'"),
         ({"variants": {"x": {"arm": "agdp", "AGDP": {}}}}, r"variants.x has the unknown keys"),
         ({"variants": {"x": {"arm": "agbp", "rounds": 2}}}, "x.rounds must .* energy_maps, got 2"),
-        ({"variants": {"x": {"arm": "agbp", "spread": True}}}, "x.spread needs an arm with AGDP"),
         ({"variants": {"x": {"arm": "agbp", "boxes": "labels"}}}, "x.boxes needs an arm with AGDP"),
         ({"variants": {"x": {"arm": "agdp", "boxes": "none"}}}, "x.boxes must be .*, got 'none'"),
         ({"arms": []}, "arms must be a list without repetitions"),
