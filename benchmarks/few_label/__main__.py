@@ -2,6 +2,7 @@
 
     python -m benchmarks.few_label --config-file benchmarks/few_label/neu_det_cpu.yaml --jobs 2
     python -m benchmarks.few_label --config-file ... --report-only      of what is finished
+    python -m benchmarks.few_label --update-docs docs/few_label.md      its generated tables
 
 Killed at any moment, it goes on when called again; another call beside it shares the work.
 """
@@ -10,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import detectron2_agssp  # noqa: F401  (registers everything)
+from benchmarks.few_label.documents import update_document
 from benchmarks.few_label.results import write_report
 from benchmarks.few_label.schedule import run_benchmark
 from benchmarks.few_label.settings import load_benchmark
@@ -23,7 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the benchmark")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--config-file", metavar="FILE", help="the benchmark")
+    task.add_argument(
+        "--update-docs",
+        nargs="+",
+        metavar="FILE",
+        help="bring the tables in these documents up to date with benchmarks/results; run nothing",
+    )
     parser.add_argument(
         "--output", type=Path, help="weights and logs (output/few_label/<name of the file>)"
     )
@@ -43,6 +52,10 @@ def main() -> None:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
     keep_freed_memory()
     with readable_errors():
+        if args.update_docs:
+            for path in args.update_docs:
+                print(f"{path}: {'updated' if update_document(path) else 'up to date'}")
+            return
         benchmark = load_benchmark(args.config_file, args.arms)
         output = args.output or Path("output", "few_label", benchmark.name)
         results = args.results or output / "results"

@@ -51,21 +51,21 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
     arms, styles = by_arm(cells, titles), _styles(cells, titles)
     fractions = sorted({cell["fraction"] for cell in cells})
     for axes, metric in zip(figure.subplots(1, 2), ("AP", "AP50"), strict=True):
-        for index, (arm, of_arm) in enumerate(arms.items()):
+        for index, (arm, arm_cells) in enumerate(arms.items()):
             by_fraction = defaultdict(list)
-            for cell in of_arm:
+            for cell in arm_cells:
                 by_fraction[fractions.index(cell["fraction"])].append(cell["test"][metric])
             # Side by side, or bars of equal heights would hide each other.
             shift = SPREAD / max(len(arms), MIN_SLOTS) * (index - (len(arms) - 1) / 2)
             known = sorted(by_fraction)
             axes.errorbar(
                 [position + shift for position in known],
-                [np.mean(by_fraction[one]) for one in known],
-                yerr=[_deviation(by_fraction[one]) for one in known],
+                [np.mean(by_fraction[share]) for share in known],
+                yerr=[_deviation(by_fraction[share]) for share in known],
                 capsize=3,
                 **styles[arm],
             )
-        axes.set_xticks(range(len(fractions)), [f"{one:g}" for one in fractions])
+        axes.set_xticks(range(len(fractions)), [f"{share:g}" for share in fractions])
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="y", alpha=0.3)
         # Where one share ends and the next begins: the place within is the arm's.
@@ -85,14 +85,14 @@ def plot_curves(cells: list[dict], titles: dict[str, str], path: str | Path) -> 
     figure, styles = _figure(len(fractions)), _styles(cells, titles)
     panels = figure.subplots(1, len(fractions), squeeze=False)[0]
     for axes, fraction in zip(panels, fractions, strict=True):
-        of_fraction = [cell for cell in cells if cell["fraction"] == fraction]
-        for arm, of_arm in by_arm(of_fraction, titles).items():
+        fraction_cells = [cell for cell in cells if cell["fraction"] == fraction]
+        for arm, arm_cells in by_arm(fraction_cells, titles).items():
             curve = defaultdict(list)
-            for cell in of_arm:
+            for cell in arm_cells:
                 for iteration, ap, _ in cell["curve"]:
                     curve[iteration].append(ap)
             iterations = sorted(curve)
-            means = [np.mean(curve[one]) for one in iterations]
+            means = [np.mean(curve[step]) for step in iterations]
             axes.plot(iterations, means, **styles[arm])
         axes.grid(alpha=0.3)
         axes.set_title(f"{fraction:g} % of the labels")
