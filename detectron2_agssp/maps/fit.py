@@ -22,8 +22,7 @@ from detectron2_agssp.scoring.base import AnomalyScorer
 def fit_scorer(
     cfg, scorer: AnomalyScorer, loader: ImageLoader, total: int, progress: bool = True
 ) -> Calibration:
-    """Fits ``scorer`` on what it wants (``fits_on``) of the loader's folder, and calibrates it on
-    a sample.
+    """Fits ``scorer`` on its ``fit_sample`` of the loader's folder, and calibrates it on a sample.
 
     Raises:
         ValueError: settings out of range, no normal images for a scorer that needs them, or no
@@ -48,15 +47,16 @@ def fit_scorer(
 
 def _fit(cfg, scorer, reading: "_Reading", total: int, progress: bool) -> None:
     settings, root = cfg.AGSSP.SCORER, reading.loader.image_root
-    if scorer.by_source:
-        sampled = sample_paths_by_source(list_images(root), scorer.references, settings.SEED, root)
+    if scorer.fit_sample == "per_source":
+        count = scorer.images_per_source
+        sampled = sample_paths_by_source(list_images(root), count, settings.SEED, root)
         with _bar("fit", sum(map(len, sampled.values())), progress) as bar:
             scorer.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
-    elif scorer.fits_on == "normal":
+    elif scorer.fit_sample == "normal":
         paths = normal_images(cfg, root)
         with _bar("fit", len(paths), progress) as bar:
             scorer.fit(reading.crops(paths, bar))
-    elif scorer.fits_on == "unlabelled":
+    elif scorer.fit_sample == "unlabeled":
         paths, count = list_images(root), total
         if 0 < settings.FIT_IMAGES < total:
             count = settings.FIT_IMAGES
@@ -138,18 +138,18 @@ def normal_images(cfg, image_root: str) -> list[str]:
             "at random, where nearly all images are normal; or choose AGSSP.SCORER.NAME "
             "mahalanobis or mutual, which need none."
         )
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for entry in entries:
         matches = _matches(entry, image_root)
         if not matches:
             raise ValueError(
                 f"AGSSP.SCORER.NORMAL_IMAGES has {entry!r}, which matches no image in {image_root}."
             )
-        found.update(dict.fromkeys(_relative(match, image_root) for match in matches))
+        chosen.update(dict.fromkeys(_relative(match, image_root) for match in matches))
     if settings.NORMAL_SAMPLE > 0:
         sample = sample_paths(list_images(image_root), settings.NORMAL_SAMPLE, settings.SEED)
-        found.update(dict.fromkeys(sample))
-    return list(found)
+        chosen.update(dict.fromkeys(sample))
+    return list(chosen)
 
 
 def _expanded(entries: Iterable[str], image_root: str) -> Iterator[str]:

@@ -33,7 +33,7 @@ def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoa
         batch_size=settings.BATCH_SIZE,
         num_workers=num_workers,
         bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
-        separate_sources=scorer.by_source,
+        separate_sources=scorer.fit_sample == "per_source",
     )
 
 

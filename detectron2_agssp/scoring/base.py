@@ -22,24 +22,65 @@ class AnomalyScores(NamedTuple):
     scores: Tensor
 
 
-class AnomalyScorer(nn.Module):
-    """Base class: ``fit`` once, then call on batches.
+FIT_SAMPLES = ("unlabeled", "normal", "per_source", "none")
 
-    Images are RGB, (N, 3, H, W), float32 in [0, 255]. A scorer keeps what it learned in its own
-    buffers: those are all that a map folder has to remember (:meth:`learned_state`).
+
+class AnomalyScorer(nn.Module):
+    """Base class of scorers: ``fit`` once, then call on batches.
+
+    To write one, subclass it, say in ``fit_sample`` what it learns from, and register a function
+    from a config to it. This one asks how far a cell is from the folder's mean brightness::
+
+        @ANOMALY_SCORER_REGISTRY.register()
+        def brightness(cfg):
+            return BrightnessScorer()
+
+
+        class BrightnessScorer(AnomalyScorer):
+            fit_sample = "unlabeled"
+            image_size = 256
+
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mean", torch.zeros(()))
+
+            def fit(self, images):
+                self.mean.fill_(torch.cat([b.mean((1, 2, 3)) for b in as_batches(images)]).mean())
+                return self
+
+            def forward(self, images):
+                cells = F.avg_pool2d(images.to(self.device).mean(dim=1), 16)
+                maps = (cells - self.mean).abs()
+                return AnomalyScores(maps, strongest_cells(maps))
+
+    With the module imported beside ``detectron2_agssp``, ``AGSSP.SCORER.NAME brightness`` makes map
+    folders of it. Images are RGB, (N, 3, H, W), float32 in [0, 255]; the maps' grid is the
+    scorer's own, finer than the image or not. Everything that fit() learns is kept in buffers of
+    the scorer itself, not of its parts: those are what a map folder remembers
+    (:meth:`learned_state`), and calling it again after :meth:`load_learned_state` must give the
+    same maps. An image must get the same map, rounding apart, in whichever batch it comes.
+
+    Attributes:
+        fit_sample: what fit() is given of a folder. "unlabeled": batches of all its images, or of
+            a sample (``AGSSP.SCORER.FIT_IMAGES``). "normal": batches of the images that
+            ``AGSSP.SCORER.NORMAL_IMAGES`` and ``NORMAL_SAMPLE`` name. "per_source": a dict from
+            source to batches, and each call is told the batch's source. "none": it is not called.
+        images_per_source: with "per_source", images of each source that fit() is given at most.
+        image_size: side in pixels of the square that images are resized to before scoring.
+        stride: pixels a cell of the maps; for ``RESIZE`` "aspect" and "tile".
+        size_divisor: what images' sides must be multiples of; likewise.
     """
 
-    # What fit() wants: "unlabelled" images, "normal" ones, or nothing.
-    fits_on: str | None = "unlabelled"
-    # Images are compared within their source: fit() takes {source: batches} too, and the source of
-    # a batch matters.
-    by_source: bool = False
-    # Side in pixels of the square that images are resized to before scoring.
+    fit_sample: str = "unlabeled"
+    images_per_source: int = 0
     image_size: int
-    # Pixels a cell of the maps, and what images' sides must be multiples of; for RESIZE "aspect"
-    # and "tile".
     stride: int = 1
     size_divisor: int = 1
+
+    def __init__(self):
+        super().__init__()
+        # Goes where the scorer goes: also one without tensors of its own has a device.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     def take_grid(self, features: nn.Module) -> None:
         """The scorer's grid is its patch features'."""
@@ -48,28 +89,30 @@ class AnomalyScorer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.state_dict().values())).device
+        return self._place.device
 
-    def fit(self, images: Tensor | Iterable[Tensor]) -> "AnomalyScorer":
-        """Learns what is normal.
+    def fit(self, images: Tensor | Iterable[Tensor] | dict) -> "AnomalyScorer":
+        """Learns what is normal; called unless ``fit_sample`` is "none".
 
         Args:
-            images: one batch (N, 3, H, W), or an iterable of batches, read once.
+            images: one batch (N, 3, H, W), or an iterable of batches, read once; with "per_source"
+                also a dict from source to such.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
-        """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers that are
-        ``by_source`` are told."""
+        """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers of
+        "per_source" are told."""
         raise NotImplementedError
 
     def score(self, images: Tensor, source: str) -> AnomalyScores:
-        """Calls the scorer, which is told the source only if it is ``by_source``."""
-        return self(images, source) if self.by_source else self(images)
+        """Calls the scorer, which is told the source only if it compares within sources."""
+        return self(images, source) if self.fit_sample == "per_source" else self(images)
 
     def learned_state(self) -> dict[str, Tensor]:
         """What fit() learned, without the network's weights."""
-        return dict(self.named_buffers(recurse=False))
+        own = self.named_buffers(recurse=False)
+        return {name: tensor for name, tensor in own if name != "_place"}
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
         """Takes over a :meth:`learned_state`, whatever the sizes.
@@ -80,9 +123,8 @@ class AnomalyScorer(nn.Module):
         own = set(self.learned_state())
         if set(state) != own:
             raise ValueError(f"The scorer's state has {sorted(state)}, expected {sorted(own)}.")
-        device = self.device
         for name, tensor in state.items():
-            setattr(self, name, tensor.to(device))
+            setattr(self, name, tensor.to(self.device))
 
 
 def as_batches(images: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:

@@ -34,7 +34,7 @@ class MemoryScorer(AnomalyScorer):
         progress: show a bar while choosing.
     """
 
-    fits_on = "normal"
+    fit_sample = "normal"
 
     @configurable
     def __init__(

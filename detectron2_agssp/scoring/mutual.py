@@ -49,7 +49,7 @@ class MutualScorer(AnomalyScorer):
         seed: of the sample.
     """
 
-    by_source = True
+    fit_sample = "per_source"
 
     @configurable
     def __init__(
@@ -76,7 +76,7 @@ class MutualScorer(AnomalyScorer):
         self.features = features
         self.image_size = image_size
         self.take_grid(features)
-        self.references, self.lowest, self.seed = references, lowest, seed
+        self.images_per_source, self.lowest, self.seed = references, lowest, seed
         self.neighbourhoods = tuple(neighbourhoods)
         # Of every reference: its source's and its pixels' hash, its grid, and its unit features
         # (float16: sources may be many), cells of all references in one row after the other.
@@ -114,10 +114,10 @@ class MutualScorer(AnomalyScorer):
         Raises:
             ValueError: no source has two different images, or their features are not finite.
         """
-        by_source = images if isinstance(images, Mapping) else {"": images}
+        per_source = images if isinstance(images, Mapping) else {"": images}
         sources, contents, banks = [], [], []
         lone = None
-        for source, batches in by_source.items():
+        for source, batches in per_source.items():
             kept = self._sample(batches)
             if len(kept) == 1:
                 lone = source
@@ -158,7 +158,7 @@ class MutualScorer(AnomalyScorer):
             for level in levels:
                 check_finite(level, "The features of the images to fit on")
             keys = content_hashes(batch).tolist()
-            ranked = sorted({*kept, *keys}, key=self._rank)[: self.references]
+            ranked = sorted({*kept, *keys}, key=self._rank)[: self.images_per_source]
             kept = {key: kept.get(key, []) for key in ranked}
             for index, key in enumerate(keys):
                 if key in kept and not kept[key]:
@@ -188,9 +188,9 @@ class MutualScorer(AnomalyScorer):
         # (N, R): not the image itself, nor a copy of it.
         others = content_hashes(images).to(self.device)[:, None] != contents
         total = torch.zeros(len(images), *grid, device=self.device)
-        for level, of_level in zip(levels, references, strict=True):
+        for level, banks in zip(levels, references, strict=True):
             unit = F.normalize(level, dim=1)
-            for side, bank in zip(self.neighbourhoods, of_level, strict=True):
+            for side, bank in zip(self.neighbourhoods, banks, strict=True):
                 cells = F.normalize(average_neighbours(unit, side), dim=1)
                 scores = cells.new_zeros(len(cells), 1, *cells.shape[-2:])
                 for index, image in enumerate(cells):
@@ -249,18 +249,18 @@ class _References:
 
     def nearest(self, queries: Tensor) -> Tensor:
         """(Q, C) -> (Q, R), the cosine with the most similar cell of each image."""
-        found, column, first = [], 0, 0
+        cosines, column, first = [], 0, 0
         while first < len(self.sizes):
             sizes = self._next_part(first, MAX_SIMILARITIES // len(queries))
             similarities = queries @ self.cells[:, column : column + sum(sizes)]
             if len(set(sizes)) == 1:
-                found.append(similarities.unflatten(1, (len(sizes), sizes[0])).amax(dim=2))
+                cosines.append(similarities.unflatten(1, (len(sizes), sizes[0])).amax(dim=2))
             else:
                 parts = similarities.split(sizes, dim=1)
-                found.append(torch.stack([part.amax(dim=1) for part in parts], dim=1))
+                cosines.append(torch.stack([part.amax(dim=1) for part in parts], dim=1))
             column += sum(sizes)
             first += len(sizes)
-        return torch.cat(found, dim=1)
+        return torch.cat(cosines, dim=1)
 
     def _next_part(self, first: int, limit: int) -> list[int]:
         """Sizes of the images from ``first`` on that fit into ``limit`` cells; one at least."""

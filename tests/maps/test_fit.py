@@ -3,12 +3,11 @@
 import shutil
 
 import pytest
-import torch
 
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.fit import fit_scorer, normal_images
 from detectron2_agssp.maps.generate import image_loader
-from detectron2_agssp.scoring import build_anomaly_scorer
+from detectron2_agssp.scoring import AnomalyScorer, build_anomaly_scorer
 
 LINE = ["line 1/Kratzer ü 划痕.jpg", "line 1/a.png"]
 
@@ -198,9 +197,8 @@ def test_one_image_of_a_source_left(fit):
 def test_bad_settings(tiny_cfg, image_folder, key, value):
     node = tiny_cfg.AGSSP.SCORER if key == "FIT_IMAGES" else tiny_cfg.AGSSP.CALIBRATION
     node[key] = value
-    scorer = torch.nn.Module()
-    scorer.image_size = scorer.size_divisor = scorer.stride = 1
-    scorer.by_source = False
+    scorer = AnomalyScorer()
+    scorer.image_size = 1
     loader = image_loader(tiny_cfg, scorer, str(image_folder))
     with pytest.raises(ValueError, match=rf"AGSSP\.[A-Z.]*{key} .*got .*{value}"):
         fit_scorer(tiny_cfg, scorer, loader, 6, progress=False)

@@ -57,7 +57,7 @@ def expected_of(scorer, pixels, normal):
 def test_maps_and_scores_are_the_formulas(build, mode, shape):
     scorer = build(MODE=mode)
     normal, pixels = images(3, *shape, seed=1), images(2, *shape)
-    assert scorer.fits_on == (None if mode == "zero_shot" else "normal")
+    assert scorer.fit_sample == ("none" if mode == "zero_shot" else "normal")
     assert scorer.fit([normal[:1], normal[1:]]) is scorer
     result = scorer(pixels)
     maps, scores = expected_of(scorer, pixels, normal)

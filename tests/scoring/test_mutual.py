@@ -398,7 +398,7 @@ def test_by_the_registry(mutual_cfg):
     mutual_cfg.AGSSP.SCORER.MUTUAL.NEIGHBOURHOODS = (1,)
     scorer = build_anomaly_scorer(mutual_cfg)
     assert isinstance(scorer, MutualScorer)
-    assert (scorer.references, scorer.lowest, scorer.neighbourhoods) == (3, 0.3, (1,))
+    assert (scorer.images_per_source, scorer.lowest, scorer.neighbourhoods) == (3, 0.3, (1,))
     assert (scorer.image_size, scorer.stride, scorer.size_divisor) == (64, 8, 16)
     images = make_surfaces(3, 64, 64)
     assert scorer.fit(images)(images).maps.shape == (3, 8, 8)

@@ -62,7 +62,7 @@ class KeadScorer(AnomalyScorer):
         if text is None and mode != "few_shot":
             raise ValueError(f"KeAD's mode {mode!r} needs texts; got none.")
         self.uses_text, self.uses_memory = mode != "few_shot", mode != "zero_shot"
-        self.fits_on = "normal" if self.uses_memory else None
+        self.fit_sample = "normal" if self.uses_memory else "none"
         self.encoder = encoder
         self.image_size = image_size
         self.stride = self.size_divisor = encoder.encoder.patch_size[0]
