@@ -1,6 +1,8 @@
 """What importing the package does."""
 
-from detectron2_agssp.checkpoint.loading import install_coverage_check
+import logging
+
+from detectron2_agssp.checkpoint.stock import install_coverage_check
 from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
@@ -10,6 +12,9 @@ from detectron2_agssp.io.config_files import install_config_handler
 
 def install() -> None:
     """Extends Detectron2's defaults and loaders; registers configs, data sets; idempotent."""
+    # The stock scripts set up the loggers of Detectron2 and fvcore alone; what this package has to
+    # say goes there, unless its own logger is set up too.
+    logging.getLogger("detectron2_agssp").parent = logging.getLogger("detectron2")
     extend_default_config()
     install_config_handler()
     install_mapper_choice()

@@ -7,11 +7,11 @@ Beyond the stock script (which works too, with ``import detectron2_agssp`` in fr
 evaluator for maps, model_best.pth, and backbone_final.pth after AGBP.
 """
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 
 import detectron2_agssp  # noqa: F401  (registers everything)
+from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.engine import AGSSPTrainer
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
@@ -30,7 +30,7 @@ def main(args):
     keep_freed_memory()
     if args.eval_only:
         model = AGSSPTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        CheckedCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
         return AGSSPTrainer.test(cfg, model)

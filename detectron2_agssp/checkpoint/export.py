@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from detectron2_agssp.checkpoint.coverage import bottom_up_of
+from detectron2_agssp.checkpoint.record import AUTHOR, KEY, record_of
 from detectron2_agssp.io.files import atomic_write
-
-# Marks files of this package; Detectron2 logs it while loading.
-AUTHOR = "detectron2_agssp"
 
 
 def backbone_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -36,8 +34,8 @@ def export_backbone(model: nn.Module, path: str | Path) -> Path:
 
     The names are bare and matched by Detectron2's own heuristics (``matching_heuristics``), so FPN,
     C4, DC5, RetinaNet, FCOS, Cascade and Mask R-CNN models load it, with this package imported or
-    not. Under "agssp" the file records what the backbone was trained with: ``pixel_mean`` and
-    ``pixel_std`` a channel, ``format`` ("RGB" or "BGR", their order), and ``backbone``.
+    not. Under "agssp" the file records what the backbone was trained with; see
+    :func:`~detectron2_agssp.checkpoint.record.record_of`.
 
     Args:
         model: a Detectron2 model with ``backbone``, ``pixel_mean`` and ``pixel_std``; in or out
@@ -60,12 +58,7 @@ def export_backbone(model: nn.Module, path: str | Path) -> Path:
         "model": weights,
         "matching_heuristics": True,
         "__author__": AUTHOR,
-        "agssp": {
-            "pixel_mean": model.pixel_mean.flatten().tolist(),
-            "pixel_std": model.pixel_std.flatten().tolist(),
-            "format": getattr(model, "input_format", None) or "BGR",
-            "backbone": getattr(model, "backbone_name", None) or type(model.backbone).__name__,
-        },
+        KEY: record_of(model),
     }
     with atomic_write(path, "wb") as file:
         torch.save(content, file)

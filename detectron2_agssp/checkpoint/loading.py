@@ -1,33 +1,39 @@
-"""The one way of weights into a model: read safely, judged, and reported in one line.
+"""The one way of weights into a model: every file is read safely, judged, and reported."""
 
-Detectron2 only warns about weights that do not fit. For a pretrained backbone that is the
-difference between pretraining and none, so weights of this package raise instead, in the stock
-scripts too. Other files are judged alike by :func:`load_weights` and this package's trainer, and
-load in the stock scripts as ever.
-"""
-
-import functools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling import build_model
-from torch import Tensor, nn
+from torch import nn
 
-from detectron2_agssp.checkpoint.coverage import (
-    PartCoverage,
-    check_backbone,
-)
-from detectron2_agssp.checkpoint.export import AUTHOR
-from detectron2_agssp.modeling.distiller import AnomalyDistiller
+from detectron2_agssp.checkpoint.coverage import PartCoverage
+from detectron2_agssp.checkpoint.judging import load_checked
+from detectron2_agssp.io.files import atomic_write
+from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
 
 logger = logging.getLogger(__name__)
 
 
+class _AtomicPaths:
+    """A path manager whose local files are there whole or not at all."""
+
+    def __init__(self, manager):
+        self._manager = manager
+
+    def open(self, path, mode="r", **kwargs):
+        if "w" in mode and "://" not in path:
+            return atomic_write(path, mode)
+        return self._manager.open(path, mode, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self._manager, name)
+
+
 class CheckedCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer that judges every file, not only those of this package.
+    """Detectron2's checkpointer that reads every file safely, judges it, and writes it atomically.
 
     Attributes:
         complete: see :func:`~detectron2_agssp.checkpoint.coverage.check_backbone`.
@@ -37,8 +43,45 @@ class CheckedCheckpointer(DetectionCheckpointer):
     complete = False
     coverage: dict[str, PartCoverage] | None = None
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.path_manager = _AtomicPaths(self.path_manager)
+
+    def _load_file(self, filename):
+        if not filename.endswith((".pkl", ".pyth")):
+            return super()._load_file(filename)
+        content = read_weight_file(filename)
+        if isinstance(content, Mapping) and {"model", "__author__"} <= content.keys():
+            logger.info("Reading a file from %r.", content["__author__"])
+            return {**content, "model": state_dict_of(content["model"], filename)}
+        author = "pycls" if filename.endswith(".pyth") else "Caffe2"
+        if isinstance(content, Mapping):
+            content = content.get("blobs", content)
+        weights = {
+            name: tensor
+            for name, tensor in state_dict_of(content, filename).items()
+            if not name.endswith(("_momentum", "num_batches_tracked"))
+        }
+        return {"model": weights, "__author__": author, "matching_heuristics": True}
+
+    def _torch_load(self, f):
+        content = read_weight_file(f)
+        if isinstance(content, Mapping) and {"model", "iteration"} <= content.keys():
+            # A training checkpoint of Detectron2's, from which a run may be resumed.
+            weights = state_dict_of(content["model"], f)
+        else:
+            weights = state_dict_of(content, f)
+        return {**_beside_weights(content), "model": weights}
+
     def _load_model(self, checkpoint):
-        return _load_checked(self, checkpoint, super()._load_model)
+        return load_checked(self, checkpoint, super()._load_model)
+
+
+def _beside_weights(content: Mapping) -> dict:
+    """What Detectron2 reads of a checkpoint beside the model; nothing of a plain state dict."""
+    if "model" not in content:
+        return {}
+    return {name: value for name, value in content.items() if name != "model"}
 
 
 def load_weights(
@@ -82,98 +125,3 @@ def load_trained(cfg, weights: str | Path) -> nn.Module:
     if weights:
         load_weights(model, weights, complete=True)
     return model
-
-
-def install_coverage_check() -> None:
-    """Wraps ``DetectionCheckpointer._load_model``; does nothing the second time."""
-    original = DetectionCheckpointer._load_model
-    if getattr(original, "checks_agssp_coverage", False):
-        return
-
-    @functools.wraps(original)
-    def load_model(self, checkpoint):
-        ours = AnomalyDistiller.MARKER in checkpoint.get("model", {})
-        if isinstance(self, CheckedCheckpointer) or not (
-            ours or checkpoint.get("__author__") == AUTHOR
-        ):
-            return original(self, checkpoint)
-        return _load_checked(self, checkpoint, functools.partial(original, self))
-
-    load_model.checks_agssp_coverage = True
-    DetectionCheckpointer._load_model = load_model
-
-
-def _load_checked(checkpointer: DetectionCheckpointer, checkpoint: dict, load):
-    """``load(checkpoint)``, Detectron2's own, after the check and with one line that says what was
-    loaded."""
-    model = checkpointer.model
-    if AnomalyDistiller.MARKER in checkpoint["model"]:
-        checkpoint["agssp"] = _pop_pixel_statistics(checkpoint["model"])
-        checkpoint["__author__"] = AUTHOR
-        if not isinstance(model, AnomalyDistiller):
-            _make_export(checkpoint)
-    if checkpoint.pop("matching_heuristics", False):
-        checkpointer._convert_ndarray_to_tensor(checkpoint["model"])
-        checkpoint["model"] = align_and_update_state_dicts(
-            model.state_dict(),
-            checkpoint["model"],
-            c2_conversion=checkpoint.get("__author__") == "Caffe2",
-        )
-    # Before anything is loaded.
-    coverage = check_backbone(
-        model,
-        checkpoint["model"],
-        source="The AGSSP weights" if checkpoint.get("__author__") == AUTHOR else "The weights",
-        complete=getattr(checkpointer, "complete", False),
-    )
-    _compare_pixel_statistics(model, checkpoint.get("agssp", {}))
-    incompatible = load(checkpoint)
-    if AnomalyDistiller.MARKER in incompatible.missing_keys:
-        # Always the model's own: not worth Detectron2's warning that it is missing.
-        incompatible.missing_keys.remove(AnomalyDistiller.MARKER)
-    checkpointer.coverage = coverage
-    logger.info(
-        "Loaded %s.", ", ".join(f"{part} ({of})" for part, of in coverage.items() if of.expected)
-    )
-    return incompatible
-
-
-def _pop_pixel_statistics(weights: dict[str, Tensor]) -> dict:
-    """Takes them out of an AGBP checkpoint, so that the config's hold, as in Detectron2's own
-    models; returned as ``export_backbone`` records them."""
-    is_bgr = weights.pop(AnomalyDistiller.MARKER)
-    return {
-        "pixel_mean": weights.pop("pixel_mean").flatten().tolist(),
-        "pixel_std": weights.pop("pixel_std").flatten().tolist(),
-        "format": "BGR" if is_bgr else "RGB",
-    }
-
-
-def _make_export(checkpoint: dict) -> None:
-    """Turns an AGBP training checkpoint into what ``export_backbone`` would have written."""
-    checkpoint["model"] = {
-        name.removeprefix("backbone.").removeprefix("bottom_up."): tensor
-        for name, tensor in checkpoint["model"].items()
-        if name.startswith("backbone.") and not name.endswith("num_batches_tracked")
-    }
-    checkpoint["matching_heuristics"] = True
-    logger.info("The weights are an AGBP checkpoint: loading its backbone.")
-
-
-def _compare_pixel_statistics(model: nn.Module, recorded: dict) -> None:
-    """Warns where the detector would show the backbone other pixels than it was trained on."""
-    differences = []
-    for key in ("pixel_mean", "pixel_std"):
-        own = getattr(model, key, None)
-        if own is None or key not in recorded:
-            continue
-        if not torch.allclose(own.flatten().cpu(), torch.tensor(recorded[key]), atol=0.5):
-            differences.append(f"MODEL.{key.upper()}: {recorded[key]}")
-    own_format = getattr(model, "input_format", None)
-    if own_format and recorded.get("format", own_format) != own_format:
-        differences.append(f'INPUT.FORMAT: "{recorded["format"]}"')
-    if differences:
-        logger.warning(
-            "The backbone was pretrained with other pixel statistics. Put into the config:\n%s",
-            "\n".join(differences),
-        )

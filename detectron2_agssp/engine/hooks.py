@@ -12,7 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class ExportBackbone(HookBase):
-    """Writes ``backbone_final.pth`` after training, for any detector's ``MODEL.WEIGHTS``.
+    """Writes ``backbone_final.pth`` after the last iteration, for any detector's ``MODEL.WEIGHTS``.
+
+    It has to come before the hook that writes ``model_final.pth``, which says that all is done.
 
     Args:
         output_dir: folder of the file.
@@ -21,9 +23,8 @@ class ExportBackbone(HookBase):
     def __init__(self, output_dir: str | Path):
         self.path = Path(output_dir) / "backbone_final.pth"
 
-    def after_train(self) -> None:
-        # after_train also runs when training broke off; only a finished one counts one further.
-        if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
             return
         export_backbone(self.trainer.model, self.path)
         logger.info("Exported the backbone. Use it with MODEL.WEIGHTS %s", self.path)

@@ -9,6 +9,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.hooks import ExportBackbone
 from detectron2_agssp.engine.optimizer import build_adamw
@@ -50,6 +51,10 @@ class AGSSPTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list:
+        # Detectron2's trainer makes a stock one just before, and its hooks take what is there.
+        self.checkpointer = CheckedCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, **self.checkpointer.checkpointables
+        )
         built = super().build_hooks()
         metric = self.cfg.AGSSP.SOLVER.BEST_METRIC
         if metric:
@@ -63,5 +68,7 @@ class AGSSPTrainer(DefaultTrainer):
                 built.insert(-1, best)
         model = self.model.module if hasattr(self.model, "module") else self.model
         if isinstance(model, AnomalyDistiller):
-            built.append(ExportBackbone(self.cfg.OUTPUT_DIR))
+            # After what may still change the model, before the checkpoint that says all is done.
+            places = [i for i, h in enumerate(built) if isinstance(h, hooks.PeriodicCheckpointer)]
+            built[places[0] if places else 0 : 0] = [ExportBackbone(self.cfg.OUTPUT_DIR)]
         return built

@@ -39,19 +39,25 @@ def test_holds_the_whole_backbone_under_bare_names(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "backbone"),
-    [("agbp resnet", "build_resnet_backbone"), ("agbp timm", "build_timm_backbone")],
+    ("kind", "backbone", "settings"),
+    [
+        (
+            "agbp resnet",
+            "build_resnet_backbone",
+            {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64},
+        ),
+        ("agbp timm", "build_timm_backbone", {"AGSSP.TIMM.MODEL": "mobilenetv3_small_050"}),
+    ],
 )
-def test_records_pixels_and_backbone(kind, backbone, tmp_path):
+def test_records_pixels_and_backbone(kind, backbone, settings, tmp_path):
     cfg = make_cfg(*MODELS[kind])
     path = export_backbone(make_model(*MODELS[kind]), tmp_path / "backbone.pth")
     recorded = torch.load(path, weights_only=True)["agssp"]
-    assert recorded == {
-        "pixel_mean": pytest.approx(cfg.MODEL.PIXEL_MEAN),
-        "pixel_std": pytest.approx(cfg.MODEL.PIXEL_STD),
-        "format": cfg.INPUT.FORMAT,
-        "backbone": backbone,
-    }
+    assert recorded["pixel_mean"] == pytest.approx(cfg.MODEL.PIXEL_MEAN)
+    assert recorded["pixel_std"] == pytest.approx(cfg.MODEL.PIXEL_STD)
+    assert recorded["format"] == cfg.INPUT.FORMAT
+    assert recorded["backbone"] == backbone
+    assert recorded["settings"]["backbone"] == settings
 
 
 def test_a_detector_s_record(tmp_path):

@@ -56,6 +56,27 @@ def test_agbp_evaluates_and_leaves_the_best_and_the_exported_backbone(tmp_path):
 
 
 @pytest.mark.usefixtures("datasets")
+def test_a_full_disk_leaves_no_file_that_says_done(tmp_path, monkeypatch):
+    """Nor half of one: model_final.pth comes last, after backbone_final.pth."""
+    trainer = agbp_trainer(tmp_path)
+    written = []
+
+    def save(content, file):
+        written.append(file.name)
+        file.write(b"PK half of a file")
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(AGSSPTrainer, "test", lambda *_: {})
+    with pytest.raises(OSError, match="No space left"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "output").glob("*.pth")] == ["backbone_final.pth"]
+    assert not list((tmp_path / "output").glob(".agssp-*"))
+    assert not (tmp_path / "output" / "last_checkpoint").exists()
+
+
+@pytest.mark.usefixtures("datasets")
 def test_a_best_metric_needs_evaluations(tmp_path):
     with pytest.raises(ValueError, match=r"BEST_METRIC 'bbox/AP' needs TEST\.EVAL_PERIOD > 0"):
         agbp_trainer(tmp_path, **{"AGSSP.SOLVER.BEST_METRIC": "bbox/AP"})
@@ -91,8 +112,8 @@ def test_no_export_when_training_breaks_off(tmp_path, monkeypatch, last_iteratio
 def test_only_the_main_process_exports(tmp_path, monkeypatch):
     monkeypatch.setattr(agssp_hooks.comm, "is_main_process", lambda: False)
     hook = ExportBackbone(tmp_path)
-    hook.trainer = type("Trainer", (), {"iter": 2, "max_iter": 2, "model": None})
-    hook.after_train()
+    hook.trainer = type("Trainer", (), {"iter": 1, "max_iter": 2, "model": None})
+    hook.after_step()
     assert not list(tmp_path.iterdir())
 
 

@@ -101,6 +101,26 @@ def test_weights_from_a_file_of_the_plain_model(tmp_path, model, wrap):
         torch.testing.assert_close(tensor, state[original], rtol=0, atol=0)
 
 
+def test_weights_of_a_deeper_model_are_refused(tmp_path):
+    """A ResNet-34 has every tensor of a ResNet-18."""
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "resnet34.pth")
+    message = r"have \d+ tensors that timm's 'resnet18' lacks, \['layer1\.2\."
+    with pytest.raises(ValueError, match=message):
+        TimmBackbone(model="resnet18", weights=str(tmp_path / "resnet34.pth"))
+
+
+def test_weights_for_fewer_features_and_in_half_precision(tmp_path):
+    plain = timm.create_model("resnet18").half()
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    weights = str(tmp_path / "plain.pth")
+    backbone = TimmBackbone(model="resnet18", weights=weights, out_features=("res2", "res3"))
+    tensors = backbone.net.state_dict()
+    assert tensors["layer2.0.conv1.weight"].dtype == torch.float32
+    expected = plain.state_dict()["layer2.0.conv1.weight"].float()
+    assert torch.equal(tensors["layer2.0.conv1.weight"], expected)
+    assert not any(name.startswith("layer3") for name in tensors)
+
+
 def test_weights_of_another_model_say_what_does_not_fit(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(ValueError, match=rf"do not fit timm's '{MOBILE}': \d+ tensors missing \['"):

@@ -54,6 +54,7 @@ class TimmBackbone(Backbone):
         extractor = create_feature_extractor(model, weights=weights, strides=tuple(strides))
         name_of_stride = {stride: name for name, stride in STRIDE_OF_FEATURE.items()}
         self.model_name = model
+        self.weights = weights
         self.net = extractor.net
         self._names = [name_of_stride[stride] for stride in extractor.strides]
         self._out_features = [name for name in self._names if name in out_features]

