@@ -21,7 +21,6 @@ from detectron2_agssp.reports.recorded_settings import readable_settings
 from detectron2_agssp.reports.skipped import read_skipped
 
 _TILE_HEIGHT = 288  # px; with 18 panels the page stays at a few megabytes
-_REASONS_LISTED = 20
 _EDGES = np.linspace(0, 1, UNIT_BINS // 4 + 1)  # of the histogram of values in [0, 1]
 
 
@@ -77,13 +76,10 @@ def write_map_report(
     skipped, scorer = read_skipped(map_root), MapStore(map_root).read_scorer()
     settings = readable_settings(scorer)
     draw = MapPainter(cfg, map_root, rule=summary.rule, image_root=image_root)
-    panels = {
-        title: [_panel(draw, entry) for entry in entries]
-        for title, entries in (
-            ("Highest scores", summary.best),
-            ("Lowest scores", summary.worst),
-            ("Random images", summary.random),
-        )
+    groups = {
+        "Highest scores": summary.best,
+        "Lowest scores": summary.worst,
+        "Random images": summary.random,
     }
     boxes = summary.boxes
     overview = {
@@ -97,26 +93,33 @@ def write_map_report(
         **{key: settings[key] for key in ("scorer", "model", "image size") if key in settings},
         "image folder": known_root or "unknown",
     }
+    by_maxima = cfg.AGSSP.BOXES.THRESHOLD_MODE == "mean_max"
+    resolved = map_root.resolve()
+    is_registered = resolved.parent == datasets_root().resolve() / "agssp"
+    panels = {
+        title: [_panel(draw, entry) for entry in entries]
+        for title, entries in groups.items()
+        if entries  # in a folder of a few images each is shown once
+    }
     return write_page(
         path,
         "map_report.html",
         title="Anomaly maps",
-        subtitle=map_root.resolve().name,
+        subtitle=resolved.name,
         summary=summary,
         overview=overview,
         warnings=[],
+        images=shlex.quote(known_root) if known_root else "IMAGES",
+        maps=shlex.quote(os.fspath(map_root)),
+        name=resolved.name if is_registered else "NAME",
         registration=registration_hint(known_root or "IMAGES", map_root),
-        commands=_commands(map_root, known_root),
-        # A folder of a few images: each is shown once.
-        panels={title: group for title, group in panels.items() if group},
+        panels=panels,
         missing=draw.missing,
         boxes=cfg.AGSSP.BOXES,
-        mean_max=_mean_max(cfg, map_root),
-        score_figures=_score_figures(summary),
-        box_rows=_box_rows(summary),
-        box_figures=_box_figures(summary),
+        mean_max=map_statistics(map_root).mean_max if by_maxima else None,
+        **_figures(summary),
+        rows=_box_rows(summary),
         skipped=skipped,
-        skipped_rows=_skipped_rows(skipped),
         settings=settings,
         scorer=scorer and json.dumps(scorer, indent=2, sort_keys=True, ensure_ascii=False),
     )
@@ -127,47 +130,30 @@ def _panel(draw: MapPainter, entry: dict) -> dict[str, Any]:
     return picture(panel, caption, quality=80)
 
 
-def _commands(map_root: Path, image_root: str) -> dict[str, str]:
-    """What to do next -> the shell line, with this folder's own names."""
-    maps = shlex.quote(os.fspath(map_root))
-    images = shlex.quote(image_root) if image_root else "IMAGES"
-    home = datasets_root().resolve() / "agssp"
-    name = map_root.resolve().name if map_root.resolve().parent == home else "NAME"
-    train = "agssp train --config-file agssp://{}.yaml DATASETS.TRAIN \"('agssp_{}',)\""
-    return {
-        "Are the boxes better than random ones? A few labelled images of this folder say it:": (
-            f"agssp evaluate boxes {maps} LABELS.json"
-        ),
-        "Look at another threshold:": f"agssp report {maps} OUT AGSSP.BOXES.MARGIN 0.2",
-        "The whole method in one command, from the images to weights for your detector:": (
-            f"agssp pretrain {images} OUT"
-        ),
-        "Or step by step, the backbone on these maps (AGBP):": train.format("agbp/lite0", name),
-        "then the detector on these boxes (AGDP):": (
-            train.format("agdp/faster_rcnn_lite0_fpn", f"{name}_boxes")
-            + " MODEL.WEIGHTS AGBP_OUTPUT/model_final.pth"
-        ),
-    }
-
-
-def _mean_max(cfg, map_root: Path) -> float | None:
-    """Mean of the maps' maxima, where the threshold is taken from it."""
-    by_maxima = cfg.AGSSP.BOXES.THRESHOLD_MODE == "mean_max"
-    return map_statistics(map_root).mean_max if by_maxima else None
-
-
-def _score_figures(summary: FolderSummary) -> list[tuple]:
-    edges = summary.score_edges
+def _figures(summary: FolderSummary) -> dict[str, Any]:
+    """What the template draws, by its names for it."""
+    threshold, boxes = summary.rule.mean_threshold, summary.boxes
     counts = {source.name: summary.score_counts(source) for source in summary.sources}
-    total = np.sum([*counts.values()], axis=0)
-    drawn = [(figures.histograms({"all": total}, edges, x_label="score"), "Images by score.")]
-    if summary.num_sources > 1:
-        caption = (
-            "Images by score, source by source, each to its own height; with the number of images. "
-            "Small sources are summed."
-        )
-        drawn.append((figures.histograms(counts, edges, x_label="score"), caption))
-    return drawn
+    maxima = boxes.maxima.reshape(-1, 4).sum(axis=1)
+    # From the second limit on: at the first, everything would be above, also what is 0.
+    limits = np.linspace(0, 1, UNIT_BINS + 1)[1:-1]
+    images, cells = (_percent_above(values)[1:] for values in (boxes.maxima, boxes.cells))
+    return {
+        "scores": figures.histograms(
+            {"all": np.sum([*counts.values()], axis=0)}, summary.score_edges, x_label="score"
+        ),
+        "scores_by_source": figures.histograms(counts, summary.score_edges, x_label="score"),
+        "maxima": figures.histograms(
+            {"all": maxima}, _EDGES, x_label="maximum of the map", marker=("threshold", threshold)
+        ),
+        "thresholds": figures.lines(
+            {"images with a cell above it": (limits, images), "cells above it": (limits, cells)},
+            x_label="threshold",
+            y_label="percent",
+        ),
+        "kept_images": np.interp(threshold, limits, images),
+        "kept_cells": np.interp(threshold, limits, cells),
+    }
 
 
 def _box_rows(summary: FolderSummary) -> list[list]:
@@ -193,48 +179,6 @@ def _box_columns(boxes: BoxStatistics) -> list[float | None]:
         *(None if side is None else 100 * side for side in sides),
         100 * boxes.covered / boxes.images,
     ]
-
-
-def _box_figures(summary: FolderSummary) -> list[tuple]:
-    boxes, threshold = summary.boxes, summary.rule.mean_threshold
-    maxima = boxes.maxima.reshape(-1, 4).sum(axis=1)
-    # From the second limit on: at the first, everything would be above, also what is 0.
-    limits = np.linspace(0, 1, UNIT_BINS + 1)[1:-1]
-    curves = {
-        "images with a cell above it": _percent_above(boxes.maxima)[1:],
-        "cells above it": _percent_above(boxes.cells)[1:],
-    }
-    here = [np.interp(threshold, limits, curve) for curve in curves.values()]
-    return [
-        (
-            figures.histograms(
-                {"all": maxima},
-                _EDGES,
-                x_label="maximum of the map",
-                marker=("threshold", threshold),
-            ),
-            "Images by their map's maximum. Those left of the threshold get no box.",
-        ),
-        (
-            figures.lines(
-                {name: (limits, curve) for name, curve in curves.items()},
-                x_label="threshold",
-                y_label="percent",
-            ),
-            f"What another threshold would keep; {threshold:.3f} keeps {here[0]:.1f} % of the "
-            f"images and {here[1]:.1f} % of the cells. Boxes also need a smallest area, so "
-            "somewhat fewer images have one.",
-        ),
-    ]
-
-
-def _skipped_rows(skipped) -> list[list]:
-    rows = [[kind, *counted] for kind, counted in skipped.reasons.items()] if skipped else []
-    rest = rows[_REASONS_LISTED:]
-    if rest:
-        total = sum(row[1] for row in rest)
-        rows[_REASONS_LISTED:] = [[f"{len(rest):,} other reasons", total, rest[0][2]]]
-    return rows
 
 
 def _percent_above(counts: np.ndarray) -> np.ndarray:

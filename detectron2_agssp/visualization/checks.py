@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["as_boxes", "as_image", "as_map", "as_range", "as_rgb"]
-
 
 def as_image(image: np.ndarray) -> np.ndarray:
     """The picture as it is: (H, W) grey or (H, W, 3) RGB, uint8, not empty."""

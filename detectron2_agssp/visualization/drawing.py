@@ -9,8 +9,6 @@ import numpy as np
 from detectron2_agssp.visualization.checks import as_boxes, as_map, as_rgb
 from detectron2_agssp.visualization.text import fit_text, paint_text
 
-__all__ = ["DETECTION_COLOR", "PSEUDO_BOX_COLOR", "TRUTH_COLOR", "draw_boxes", "draw_mask"]
-
 Color = tuple[int, int, int]
 Frame = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels, half open
 
@@ -121,16 +119,15 @@ def _line_width(height: int, width: int) -> int:
 def _paint_frame(canvas, frame: Frame, line: int, color: Color) -> None:
     """Fill the band of ``line`` pixels along the inside of ``frame``."""
     left, top, right, bottom = frame
-    inner_left, inner_right = left + line, right - line
-    inner_top, inner_bottom = top + line, bottom - line
-    for x1, y1, x2, y2 in (
-        (left, top, right, min(inner_top, bottom)),
-        (left, max(inner_bottom, top), right, bottom),
-        (left, top, min(inner_left, right), bottom),
-        (max(inner_right, left), top, right, bottom),
-    ):
+
+    def inside(margin: int) -> tuple[slice, slice]:
         # A negative bound would count from the far side.
-        canvas[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = color
+        rows = slice(max(top + margin, 0), max(bottom - margin, 0))
+        return rows, slice(max(left + margin, 0), max(right - margin, 0))
+
+    kept = canvas[inside(line)].copy()
+    canvas[inside(0)] = color
+    canvas[inside(line)] = kept
 
 
 def _render_label(name: str, height: int, width: int) -> np.ndarray:

@@ -20,17 +20,6 @@ from detectron2_agssp.visualization.drawing import (
 )
 from detectron2_agssp.visualization.text import fit_text, paint_text
 
-__all__ = [
-    "anomaly_panel",
-    "colorize",
-    "draw_boxes",
-    "draw_mask",
-    "message_tile",
-    "overlay",
-    "panel_row",
-    "stack_rows",
-]
-
 NAN_COLOR = (128, 128, 128)  # the colour map goes from black over purple and orange to yellow
 
 _PAPER = 255
