@@ -2,7 +2,7 @@
 
     python -m benchmarks.few_label --config-file benchmarks/few_label/neu_det_cpu.yaml --jobs 2
     python -m benchmarks.few_label --config-file ... --report-only      of what is finished
-    python -m benchmarks.few_label --update-docs docs/few_label.md      its generated tables
+    python -m benchmarks.few_label --update-docs docs/benchmark.md      its generated tables
 
 Killed at any moment, it goes on when called again; another call beside it shares the work.
 """

@@ -93,3 +93,14 @@ def test_every_question_has_one_room():
     rooms = [INLINE.findall(room) for question, room in rows if room != "the room"]
     assert len(rooms) == 14
     assert [room for room in rooms if len(room) != 1 or not (ROOT / room[0]).is_file()] == []
+
+
+def test_pages_that_code_and_configs_name_exist():
+    page = re.compile(r"\b(?:docs/\w+|benchmarks/notebook)\.md\b")
+    broken = []
+    for folder in ("benchmarks", "configs", "datasets", "detectron2_agssp", "examples", "tools"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".yaml"):
+                named = set(page.findall(path.read_text()))
+                broken += [(path, name) for name in named if not (ROOT / name).exists()]
+    assert broken == []
