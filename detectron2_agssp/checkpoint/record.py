@@ -74,11 +74,14 @@ def num_classes_of(model: nn.Module) -> int:
     return getattr(owner, "num_classes", 0) or 0
 
 
+def can_be_recorded(model: nn.Module) -> bool:
+    """Whether it has what all of Detectron2's models have."""
+    return isinstance(getattr(model, "backbone", None), nn.Module) and hasattr(model, "pixel_mean")
+
+
 def belongs_to_agssp(model: nn.Module, cfg=None) -> bool:
     """Whether a checkpoint of this model is one of AGSSP's and gets a record: a part of it is this
     package's, or its training mapper."""
-    if not hasattr(model, "backbone") or not hasattr(model, "pixel_mean"):
-        return False
     if cfg is not None and "AGSSP" in cfg and cfg.AGSSP.MAPPER:
         return True
     return any(type(module).__module__.startswith(AUTHOR) for module in model.modules())

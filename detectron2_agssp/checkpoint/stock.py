@@ -10,7 +10,12 @@ from torch import nn
 from detectron2_agssp.checkpoint.coverage import bottom_up_of
 from detectron2_agssp.checkpoint.judging import config_of, is_ours, load_checked
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
-from detectron2_agssp.checkpoint.record import KEY, belongs_to_agssp, record_of
+from detectron2_agssp.checkpoint.record import (
+    KEY,
+    belongs_to_agssp,
+    can_be_recorded,
+    record_of,
+)
 from detectron2_agssp.modeling import TimmBackbone
 
 logger = logging.getLogger(__name__)
@@ -41,7 +46,8 @@ def install_coverage_check() -> None:
     @functools.wraps(original_save)
     def save(self, name, **kwargs):
         cfg = config_of(self)
-        if belongs_to_agssp(self.model, cfg) or getattr(self, "has_agssp_weights", False):
+        always = isinstance(self, CheckedCheckpointer) or getattr(self, "has_agssp_weights", False)
+        if can_be_recorded(self.model) and (always or belongs_to_agssp(self.model, cfg)):
             kwargs.setdefault(KEY, record_of(self.model, cfg))
         return original_save(self, name, **kwargs)
 
