@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
+from markupsafe import Markup
 
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics, covered_area
 from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.reports import figures
 from detectron2_agssp.reports.folder_summary import summarize_map_folder
 from detectron2_agssp.reports.map_panels import write_map_panels
 from detectron2_agssp.reports.map_report import write_map_report
@@ -37,8 +39,13 @@ def folder(make_folder):
     return make_folder(SCORES)
 
 
-def report(cfg, folder, **options) -> str:
-    path = write_map_report(cfg, folder, folder.parent / "r.html", progress=False, **options)
+def report(cfg, folder, drawn=False, **options) -> str:
+    path = folder.parent / "r.html"
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:  # which takes most of the time
+            for name in ("histograms", "lines"):
+                patch.setattr(figures, name, lambda *_, **__: Markup())
+        write_map_report(cfg, folder, path, progress=False, **options)
     return path.read_text(encoding="utf-8")
 
 
@@ -91,7 +98,7 @@ def test_samples_depend_on_the_seed_only(cfg, folder):
 
 
 def test_report_says_what_the_folder_is(cfg, folder):
-    text = report(cfg, folder)
+    text = report(cfg, folder, drawn=True)
     for part in ("memory", "m0", "256 pixels a side", "raw score 2 becomes 0, 5 becomes 1", "f00"):
         assert part in text, part
     assert str(folder.parent / "images") in text
@@ -116,7 +123,8 @@ def test_report_says_what_the_folder_is(cfg, folder):
     assert "b/&lt;b&gt;Öl &amp; 划痕.png" in text
     # Each image once, although there are fewer than panels.
     assert len(captions(text)) == len(set(captions(text))) == 6
-    assert report(cfg, folder) == text
+    assert text.count("<svg") == 4
+    assert report(cfg, folder, drawn=True) == text
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,25 @@ def test_settings_are_those_of_the_scorers_network(name, features, model, weight
     assert shown["described defects"] == "dent, rust"
     assert "lite0" not in shown.values() or features == "timm"
     assert readable_settings({}) == {"scorer": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"a/1.png": 0.9, "a/2.png": 0.8, "a/3.png": 0.7, "a/4.png": 0.3}, []),
+        ({"a/1.png": 0.9, "a/2.png": 0.3}, ["50 % of the images have no box"]),
+    ],
+)
+def test_doubts(cfg, make_folder, scores, expected):
+    warned = re.findall(r"<strong>Warning\.</strong> ([^.]*)", report(cfg, make_folder(scores)))
+    assert [text[: len(start)] for text, start in zip(warned, expected, strict=True)] == expected
+
+
+def test_boxes_that_cover_the_images(cfg, make_folder):
+    folder = make_folder({"a/1.png": 0.9, "b/<2>.png": 0.8})
+    for path in folder.rglob("*.npy"):
+        np.save(path, np.linspace(0.8, 0.9, 24, dtype=np.float16).reshape(4, 6))
+    assert "Boxes cover 100 % of the images&#39; area" in report(cfg, folder)
 
 
 def test_report_of_a_sample(cfg, folder):
