@@ -15,7 +15,6 @@ from detectron2_agssp.evaluation.energies import (
     energy_metrics,
     format_energies,
     load_distiller,
-    tables_of,
 )
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.utils.command_line import (
@@ -43,13 +42,13 @@ def main() -> None:
     options = {"size": args.size, "threshold": args.threshold}
     with readable_errors():
         cfg = config_from(args)
-        metrics = {}
+        tables = {}
         for weights in args.weights:
             model = load_distiller(cfg, weights)
-            metrics[weights] = energy_metrics(cfg, model, args.image_dir, args.masks, **options)
+            tables[weights] = energy_metrics(cfg, model, args.image_dir, args.masks, **options)
         if args.output:
-            write_json(args.output, tables_of(metrics))
-    print(format_energies(metrics))
+            write_json(args.output, tables)
+    print(format_energies(tables))
 
 
 if __name__ == "__main__":

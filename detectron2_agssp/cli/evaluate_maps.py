@@ -9,12 +9,7 @@ the truth. Images without any are left out.
 
 import argparse
 
-from detectron2_agssp.evaluation.map_folder import (
-    format_table,
-    largest_error_bound,
-    map_folder_metrics,
-    table_of,
-)
+from detectron2_agssp.evaluation.map_folder import evaluate_map_folder, format_table
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.utils.command_line import readable_errors
 
@@ -30,11 +25,10 @@ def main() -> None:
     parser.add_argument("--output", default="", metavar="FILE", help="also write the table as json")
     args = parser.parse_args()
     with readable_errors():
-        metrics = map_folder_metrics(
+        table = evaluate_map_folder(
             args.map_dir, args.masks, size=args.size, threshold=args.threshold
         )
-    table = table_of(metrics)
-    print(format_table(table, largest_error_bound(metrics)))
+    print(format_table(table))
     if args.output:
         write_json(args.output, table)
 

@@ -1,7 +1,8 @@
 """How well a backbone's energies show the defects, by masks: what AGBP changed.
 
-AGBP is taught by anomaly maps, and :class:`~detectron2_agssp.engine.AnomalyMapEvaluator` says how
-alike energies and maps are; this says whether the energies became better at defects.
+AGBP is taught by anomaly maps, and
+:class:`~detectron2_agssp.evaluation.map_evaluator.AnomalyMapEvaluator` says how alike energies and
+maps are; this says whether the energies became better at defects.
 """
 
 import os
@@ -14,21 +15,15 @@ from tqdm import tqdm
 
 from detectron2_agssp.checkpoint import load_trained
 from detectron2_agssp.data.model_input import model_input
-from detectron2_agssp.evaluation.map_folder import (
-    checked_by_class,
-    footnote,
-    largest_error_bound,
-    resize_mask,
-    table_of,
-)
+from detectron2_agssp.evaluation.map_folder import resize_mask, table_of
 from detectron2_agssp.evaluation.metrics_stream import MapMetrics
 from detectron2_agssp.evaluation.truth import ground_truth
 from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps.image_stream import source_of
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 
-# Feature -> class -> its metrics.
-EnergyMetrics = dict[str, dict[str, MapMetrics]]
+# Feature -> class, and "mean" -> figures.
+EnergyTables = dict[str, dict[str, dict[str, float]]]
 # Names, on the command line, of the weights that the config's backbone starts from.
 START_NAMES = ("", "imagenet")
 
@@ -64,9 +59,9 @@ def energy_metrics(
     size: int = 256,
     threshold: int = 127,
     progress: bool = True,
-) -> EnergyMetrics:
+) -> EnergyTables:
     """Pixel-level metrics of each distilled feature's energy, by class, as
-    :func:`~detectron2_agssp.evaluation.map_folder.map_folder_metrics` has them of anomaly maps.
+    :func:`~detectron2_agssp.evaluation.map_folder.evaluate_map_folder` has them of anomaly maps.
     Memory does not grow with the number of images.
 
     Images without a mask, or labels, are left out. Energies have no largest value; e / (e + s), the
@@ -84,7 +79,8 @@ def energy_metrics(
         progress: show a progress bar.
 
     Returns:
-        Feature -> class -> accumulated metrics.
+        Feature -> the table of
+        :func:`~detectron2_agssp.evaluation.map_folder.evaluate_map_folder`.
 
     Raises:
         FileNotFoundError: no such folder or file.
@@ -94,7 +90,7 @@ def energy_metrics(
     if size < 1:
         raise ValueError(f"size must be positive, got {size}.")
     truth = ground_truth(truth_path, threshold)
-    metrics: EnergyMetrics = {name: {} for name in model.in_features}
+    metrics: dict[str, dict[str, MapMetrics]] = {name: {} for name in model.in_features}
     scales: dict[str, float] = {}
     paths = tqdm(list_images(image_root), desc="energies", unit="img", disable=not progress)
     for path in paths:
@@ -117,20 +113,20 @@ def energy_metrics(
             resized = resize_energy(energy, stride, image_size, size).double().cpu().numpy()
             # Any s does; near the energies themselves, the bins of the histogram are finest.
             scale = scales.setdefault(name, float(resized.mean()) or 1.0)
-            of_class = metrics[name].setdefault(kind, MapMetrics())
-            of_class.update(resized / (resized + scale), mask)
+            class_metrics = metrics[name].setdefault(kind, MapMetrics())
+            class_metrics.update(resized / (resized + scale), mask)
     if not scales:
         raise ValueError(
             f"None of the images of {image_root} has a mask in {truth_path}. {truth.hint}"
         )
-    return {name: checked_by_class(classes, threshold) for name, classes in metrics.items()}
+    return {name: table_of(classes, threshold) for name, classes in metrics.items()}
 
 
 def resize_energy(energy: Tensor, stride: int, image_size: tuple[int, int], size: int) -> Tensor:
     """An energy map (h, w) as (size, size) pixels of its image, bilinear, half-pixel centres.
 
     Args:
-        stride: pixels a cell.
+        stride: pixels per cell.
         image_size: (height, width) of the network's input; the last cells may reach beyond it,
             and that part is cut off.
     """
@@ -143,15 +139,13 @@ def resize_energy(energy: Tensor, stride: int, image_size: tuple[int, int], size
     return F.grid_sample(energy[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
 
 
-def format_energies(metrics: dict[str, EnergyMetrics]) -> str:
-    """AUROC and AP as aligned text, by feature, weights and class; ``metrics``: weights -> of
+def format_energies(tables: dict[str, EnergyTables]) -> str:
+    """AUROC and AP as aligned text, by feature, weights and class; ``tables``: weights -> of
     :func:`energy_metrics`."""
     from tabulate import tabulate
 
-    tables = tables_of(metrics)
     features = next(iter(tables.values()))
     classes = list(next(iter(features.values())))
-    bound = max(largest_error_bound(one) for of in metrics.values() for one in of.values())
     texts = []
     for title, figure in (("AUROC", "auroc"), ("AP", "ap")):
         rows = [
@@ -163,13 +157,4 @@ def format_energies(metrics: dict[str, EnergyMetrics]) -> str:
         # Names may look like numbers, and are none.
         style = {"floatfmt": ".3f", "tablefmt": "github", "disable_numparse": [0, 1]}
         texts.append(tabulate(rows, headers, **style))
-    return "\n\n".join(texts) + footnote(bound)
-
-
-def tables_of(metrics: dict[str, EnergyMetrics]) -> dict[str, dict[str, dict]]:
-    """The figures: weights -> feature -> class, and "mean" -> those of
-    :func:`~detectron2_agssp.evaluation.map_folder.evaluate_map_folder`."""
-    return {
-        weights: {name: table_of(classes) for name, classes in features.items()}
-        for weights, features in metrics.items()
-    }
+    return "\n\n".join(texts)

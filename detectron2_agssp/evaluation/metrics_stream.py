@@ -2,9 +2,8 @@
 
 What :func:`~detectron2_agssp.evaluation.anomaly_metrics` reads off the ranking of all pixels is
 read off histograms of the scores here. Every edge between two bins is a threshold, and there the
-counts are exact; only the order of the pixels within a bin is lost, which bounds the error. A bin
-whose scores are all equal loses nothing. All state is integers, and minima and maxima: it does not
-depend on the order of the updates, nor on how they are split over accumulators, to the bit.
+counts are exact; only the order of the pixels within a bin is lost, which with 65,536 bins hardly
+shows in the fourth decimal. All state is integers: it does not depend on the order of the images.
 """
 
 import numpy as np
@@ -23,8 +22,6 @@ REGION_BITS = 32
 
 class MapMetrics:
     """AUROC, average precision, best F1 and AUPRO, from one map after the other.
-
-    Memory: 40 bytes a bin, whatever the number of images.
 
     Args:
         num_bins: equal intervals of (0, 1), at least 1. Scores of exactly 0 and exactly 1, where
@@ -49,8 +46,6 @@ class MapMetrics:
         self._defect = np.zeros(num_bins + 2, np.int64)
         self._normal = np.zeros(num_bins + 2, np.int64)
         self._overlap = np.zeros(num_bins + 2, np.int64)  # in 2^-REGION_BITS of a region
-        self._low = np.full(num_bins + 2, np.inf)
-        self._high = np.full(num_bins + 2, -np.inf)
 
     def update(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
         """Adds one image.
@@ -75,8 +70,6 @@ class MapMetrics:
         bins[scores == 1] = self.num_bins + 1
         self._defect += np.bincount(bins[is_defect], minlength=self._defect.size)
         self._normal += np.bincount(bins[~is_defect], minlength=self._normal.size)
-        np.minimum.at(self._low, bins, scores)
-        np.maximum.at(self._high, bins, scores)
         self._add_regions(bins[is_defect], *label_regions(mask), is_defect)
         self.num_images += 1
 
@@ -95,26 +88,6 @@ class MapMetrics:
         np.add.at(self._overlap, self.num_bins + 1 - falling, gained)
         self.num_regions += sizes.size - 1
 
-    def merge(self, other: "MapMetrics") -> None:
-        """Adds all images of another accumulator, of another process for example.
-
-        Raises:
-            ValueError: it has another number of bins or another ``max_fpr``.
-        """
-        if (self.num_bins, self.max_fpr) != (other.num_bins, other.max_fpr):
-            raise ValueError(
-                f"Accumulators of {self.num_bins} bins up to FPR {self.max_fpr} and of "
-                f"{other.num_bins} bins up to FPR {other.max_fpr} cannot be merged; make both with "
-                "the same settings."
-            )
-        self.num_images += other.num_images
-        self.num_regions += other.num_regions
-        self._defect += other._defect
-        self._normal += other._normal
-        self._overlap += other._overlap
-        np.minimum(self._low, other._low, out=self._low)
-        np.maximum(self._high, other._high, out=self._high)
-
     def compute(self) -> dict[str, float]:
         """``{"auroc", "ap", "f1_max", "aupro"}``, each in [0, 1], as ``anomaly_metrics`` would
         give them if the scores of a bin were equal.
@@ -124,63 +97,10 @@ class MapMetrics:
         """
         if not self.num_images:
             raise ValueError("There are no maps to judge.")
-        filled = self._filled()
+        filled = np.flatnonzero(self._defect + self._normal)[::-1]  # of falling score
         found = np.cumsum(self._defect[filled])
         selected = found + np.cumsum(self._normal[filled])
-        return figures_of_curve(found, selected, self._overlap_curve(filled), self.max_fpr)
-
-    def error_bounds(self) -> dict[str, float]:
-        """The largest possible difference of each figure of :meth:`compute` from the exact one,
-        under the same names; the rounding of floating-point sums (about 1e-12) comes on top.
-
-        Between two edges of a bin the exact curve may take any rising path, and the figure is
-        bounded by the highest and the lowest one; with tp0, fp0 defect and normal pixels above a
-        bin, tp1, fp1 including it, P and N in all:
-
-        - AUROC, AUPRO: each bin adds its trapezoid, the path between nothing and its rectangle.
-          That is (tp1 - tp0) (fp1 - fp0) / (2 P N) for AUROC.
-        - AP: the j-th defect pixel of a bin is found at a precision of at most tp1 / (tp1 + fp0)
-          and at least (tp0 + j) / (tp0 + j + fp1), whose sum over j is at least its integral.
-        - F1: no threshold in a bin exceeds 2 tp1 / (tp1 + fp0 + P).
-
-        Raises:
-            ValueError: as :meth:`compute`.
-        """
-        figures = self.compute()
-        filled = self._filled()
-        unordered = self._low[filled] < self._high[filled]  # the others are ties, so exact
-        defect, normal = (
-            counts[filled].astype(np.float64) for counts in (self._defect, self._normal)
-        )
-        tp1, fp1 = np.cumsum(defect), np.cumsum(normal)
-        tp0, fp0 = tp1 - defect, fp1 - normal
-        num_defect, num_normal = tp1[-1], fp1[-1]
-
-        used = defect * tp1 / (tp1 + fp1)
-        highest = defect * tp1 / np.maximum(tp1 + fp0, 1)
-        lowest = defect - fp1 * np.log1p(defect / np.maximum(tp0 + fp1, 1))
-        above, below = (highest - used)[unordered].sum(), (used - lowest)[unordered].sum()
-
-        best_f1 = 2 * tp1 / (tp1 + fp0 + num_defect)
-        best_f1 = best_f1[unordered].max(initial=figures["f1_max"])
-
-        rise = np.diff(self._overlap_curve(filled), prepend=0.0)
-        width = normal / num_normal
-        # Of the bin in which max_fpr lies, the part up to it.
-        part = np.clip(self.max_fpr - fp0 / num_normal, 0, width)
-        share = np.divide(part, width, out=np.zeros_like(part), where=width > 0)
-        area = (rise * part * (1 - share / 2))[unordered].sum() / self.max_fpr
-        return {
-            "auroc": float((defect * normal)[unordered].sum() / (2 * num_defect * num_normal)),
-            "ap": float(max(above, below) / num_defect),
-            "f1_max": float(best_f1 - figures["f1_max"]),
-            "aupro": float(area + 2.0**-REGION_BITS),
-        }
-
-    def _filled(self) -> np.ndarray:
-        """The bins that hold anything, of falling score."""
-        return np.flatnonzero(self._defect + self._normal)[::-1]
-
-    def _overlap_curve(self, filled: np.ndarray) -> np.ndarray:
         full = max(self.num_regions, 1) * 2.0**REGION_BITS
-        return np.cumsum(self._overlap[filled]) / full
+        return figures_of_curve(
+            found, selected, np.cumsum(self._overlap[filled]) / full, self.max_fpr
+        )

@@ -1,7 +1,5 @@
 """A map folder against masks, by class."""
 
-import re
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,9 +10,6 @@ from detectron2_agssp.evaluation.map_folder import (
     METRIC_NAMES,
     evaluate_map_folder,
     format_table,
-    largest_error_bound,
-    map_folder_metrics,
-    table_of,
 )
 
 
@@ -75,7 +70,7 @@ def test_table_as_text(folders):
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["hit", "miss", "mean"]
 
 
-def test_folders_of_many_maps_are_judged_within_the_bounds(write_maps, tmp_path):
+def test_folders_of_many_maps(write_maps, tmp_path):
     """By class, at the images' own sizes, against all pixels at once."""
     rng = np.random.default_rng(0)
     maps, sizes, exact = {}, {}, {}
@@ -89,27 +84,10 @@ def test_folders_of_many_maps_are_judged_within_the_bounds(write_maps, tmp_path)
         full = resize_map(maps[f"{name}.jpg"], height, width)
         exact.setdefault(name[0], []).append((full.clip(0, 1), mask))
     root = write_maps(tmp_path / "maps", maps, sizes)
-    fine, coarse = (
-        map_folder_metrics(root, tmp_path / "masks", size=0, num_bins=bins) for bins in (2**16, 16)
-    )
     table = evaluate_map_folder(root, tmp_path / "masks", size=0)
-    assert table == table_of(fine)
-    for metrics in (fine, coarse):
-        for source, pairs in exact.items():
-            expected = anomaly_metrics(*zip(*pairs, strict=True))
-            found, bounds = metrics[source].compute(), metrics[source].error_bounds()
-            for name in METRIC_NAMES:
-                assert abs(found[name] - expected[name]) <= bounds[name] + 1e-9
-            assert max(bounds.values()) <= largest_error_bound(metrics)
-    assert largest_error_bound(fine) < 1e-3 < largest_error_bound(coarse)
-    footnote = format_table(table_of(coarse), largest_error_bound(coarse)).splitlines()[-1]
-    assert re.search(r"within \d\.\de-0\d of the exact", footnote)
-
-
-def test_footnote_only_where_it_shows(folders):
-    table = evaluate_map_folder(*folders)
-    assert format_table(table, 1e-5) == format_table(table)
-    assert "within 2.0e-04 of" in format_table(table, 2e-4)
+    for source, pairs in exact.items():
+        expected = anomaly_metrics(*zip(*pairs, strict=True))
+        assert table[source] == pytest.approx({**expected, "images": 6}, abs=5e-4)
 
 
 def test_class_without_a_defect_is_named(folders):

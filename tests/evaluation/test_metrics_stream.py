@@ -1,4 +1,4 @@
-"""Metrics in bounded memory: against the exact ones, within their error bounds."""
+"""Metrics in bounded memory, against the exact ones."""
 
 import itertools
 import pickle
@@ -42,49 +42,12 @@ def references(maps, masks):
     }
 
 
-def assert_within_bounds(metrics, exact):
-    found, bounds = metrics.compute(), metrics.error_bounds()
-    assert list(found) == list(bounds) == NAMES
-    for name in NAMES:
-        assert abs(found[name] - exact[name]) <= bounds[name] + 1e-9, name
-
-
 @pytest.mark.parametrize("levels", [None, 20])
 def test_against_scikit_learn_and_a_plain_aupro(levels):
     maps, masks = unit_pairs(0, levels, sizes=((30, 50), (23, 17)))
     metrics = accumulate(maps, masks)
-    exact = references(maps, masks)
-    assert metrics.compute() == pytest.approx(exact, abs=2e-4)
-    assert_within_bounds(metrics, exact)
-    assert_within_bounds(accumulate(maps, masks, 7), exact)
-
-
-@pytest.mark.parametrize("num_bins", [1, 2, 3, 16, 100, 4096])
-@pytest.mark.parametrize("max_fpr", [0.01, 0.3, 1.0])
-def test_exact_figures_are_within_the_bounds(num_bins, max_fpr):
-    for seed in range(15):
-        maps, masks = unit_pairs(seed, sizes=((13, 21), (8, 8)))
-        metrics = accumulate(maps, masks, num_bins, max_fpr=max_fpr)
-        assert_within_bounds(metrics, anomaly_metrics(maps, masks, max_fpr))
-
-
-@pytest.mark.parametrize("num_bins", [1, 4])
-@pytest.mark.parametrize("defect_first", [True, False])
-def test_bounds_hold_for_the_best_and_the_worst_order_in_a_bin(num_bins, defect_first):
-    """AUROC's is reached, so it could not be smaller."""
-    for seed in range(15):
-        rng = np.random.default_rng(seed)
-        mask = rng.random((12, 19)) < rng.choice([0.05, 0.3, 0.9])
-        mask.flat[:2] = True, False
-        bins = rng.integers(num_bins, size=mask.shape)
-        # Distinct scores, in the middle of their bins.
-        offset = np.where(mask == defect_first, 0.6, 0.3) + rng.random(mask.shape) * 0.1
-        anomaly_map = (bins + offset) / num_bins
-        metrics = accumulate([anomaly_map], [mask], num_bins)
-        exact = anomaly_metrics([anomaly_map], [mask])
-        assert_within_bounds(metrics, exact)
-        error = abs(metrics.compute()["auroc"] - exact["auroc"])
-        assert error == pytest.approx(metrics.error_bounds()["auroc"])
+    assert list(metrics.compute()) == NAMES
+    assert metrics.compute() == pytest.approx(references(maps, masks), abs=2e-4)
 
 
 def test_coarse_bins_err_visibly_and_fine_ones_do_not():
@@ -92,8 +55,6 @@ def test_coarse_bins_err_visibly_and_fine_ones_do_not():
     exact = anomaly_metrics(maps, masks)
     coarse, fine = accumulate(maps, masks, 16), accumulate(maps, masks)
     assert max(abs(coarse.compute()[name] - exact[name]) for name in NAMES) > 1e-3
-    assert all(2e-3 < bound < 0.3 for bound in coarse.error_bounds().values())
-    assert all(bound < 5e-4 for bound in fine.error_bounds().values())
     assert fine.compute() == pytest.approx(exact, abs=1e-4)
 
 
@@ -103,30 +64,21 @@ def test_ties_lose_nothing(levels):
     maps, masks = unit_pairs(4, levels)
     metrics = accumulate(maps, masks, 64)
     assert metrics.compute() == pytest.approx(anomaly_metrics(maps, masks), abs=1e-9)
-    assert max(metrics.error_bounds().values()) < 1e-9
 
 
 def test_zero_and_one_have_bins_of_their_own():
     anomaly_map, mask = np.array([[0, 1e-300, 1, np.nextafter(1, 0)]]), np.array([[0, 1, 1, 0]])
     metrics = accumulate([anomaly_map], [mask], 4)
     assert metrics.compute() == pytest.approx(anomaly_metrics([anomaly_map], [mask]), abs=1e-9)
-    assert max(metrics.error_bounds().values()) < 1e-9
 
 
-def test_neither_order_nor_batching_changes_a_bit():
+def test_the_order_of_the_images_does_not_change_a_bit():
     maps, masks = unit_pairs(5, sizes=[(9, 14), (20, 11), (5, 7), (16, 16)])
     expected = accumulate(maps, masks, 500)
     for order in itertools.permutations(range(4)):
-        for split in range(5):
-            halves = [
-                accumulate([maps[i] for i in part], [masks[i] for i in part], 500)
-                for part in (order[:split], order[split:])
-            ]
-            halves[0].merge(pickle.loads(pickle.dumps(halves[1])))
-            assert halves[0].compute() == expected.compute()
-            assert halves[0].error_bounds() == expected.error_bounds()
-            assert halves[0].num_images == 4
-            assert halves[0].num_regions == expected.num_regions
+        metrics = accumulate([maps[i] for i in order], [masks[i] for i in order], 500)
+        assert metrics.compute() == expected.compute()
+        assert (metrics.num_images, metrics.num_regions) == (4, expected.num_regions)
 
 
 def test_memory_does_not_grow_with_the_images():
@@ -154,14 +106,15 @@ def test_regions_of_awkward_sizes():
     assert metrics.compute()["aupro"] == 1.0
     maps = [np.random.default_rng(0).random(mask.shape)]
     expected = anomaly_metrics(maps, [mask])
-    assert_within_bounds(accumulate(maps, [mask], 10**6), expected)
+    assert accumulate(maps, [mask], 10**6).compute() == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_image_without_a_defect_counts():
     maps, masks = unit_pairs(7)
     maps.append(np.full((10, 3), 0.5))
     masks.append(np.zeros((10, 3), bool))
-    assert_within_bounds(accumulate(maps, masks, 30), anomaly_metrics(maps, masks))
+    expected = anomaly_metrics(maps, masks)
+    assert accumulate(maps, masks).compute() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float16, bool, torch.tensor])
@@ -203,5 +156,3 @@ def test_bad_arguments():
         MapMetrics(0)
     with pytest.raises(ValueError, match=r"max_fpr must be in \(0, 1\], got 1.5"):
         MapMetrics(max_fpr=1.5)
-    with pytest.raises(ValueError, match=r"16 bins up to FPR 0.3 and of 8 bins.*same settings"):
-        MapMetrics(16).merge(MapMetrics(8))
