@@ -11,8 +11,8 @@ image. Images of the json without labels are free of defects: every box there is
 
 import argparse
 
+from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID
 from detectron2_agssp.evaluation.box_tables import as_json, format_evaluation
-from detectron2_agssp.evaluation.label_free import THRESHOLD_GRID
 from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors

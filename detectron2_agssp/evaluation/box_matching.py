@@ -13,8 +13,8 @@ def coco_iou(boxes: np.ndarray, labels: np.ndarray, is_crowd: np.ndarray) -> np.
     if len(boxes) == 0 or len(labels) == 0:
         return np.zeros((len(boxes), len(labels)))
     both = (
-        np.concatenate([one[:, :2], one[:, 2:] - one[:, :2]], axis=1, dtype=np.float64)
-        for one in (boxes, labels)
+        np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1, dtype=np.float64)
+        for xyxy in (boxes, labels)
     )
     return coco_masks.iou(*both, is_crowd.astype(np.uint8))
 
@@ -36,11 +36,11 @@ def match_boxes(
     """
     correct, ignored = np.zeros(len(iou), bool), np.zeros(len(iou), bool)
     free = ~is_crowd
-    for index, of_box in enumerate(iou):
-        candidates = np.flatnonzero(free & (of_box >= min_iou))
+    for index, overlaps in enumerate(iou):
+        candidates = np.flatnonzero(free & (overlaps >= min_iou))
         if candidates.size:
             correct[index] = True
-            free[candidates[of_box[candidates].argmax()]] = False
+            free[candidates[overlaps[candidates].argmax()]] = False
         else:
-            ignored[index] = (is_crowd & (of_box >= min_iou)).any()
+            ignored[index] = (is_crowd & (overlaps >= min_iou)).any()
     return correct, ignored

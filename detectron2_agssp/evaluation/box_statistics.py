@@ -1,10 +1,13 @@
 """How many pseudo-boxes, how large, and how much of the images they cover."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-UNIT_BINS = 200  # of what lies in [0, 1]: map values and relative sides of boxes
+UNIT_BINS = 200  # of map values, which lie in [0, 1]
+# Thresholds that tables show.
+THRESHOLD_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def _unit_bins() -> np.ndarray:
@@ -20,7 +23,7 @@ class BoxStatistics:
         with_boxes: those with at least one box.
         boxes: in all of them.
         covered: sum over the images of the share of their area inside any box.
-        sides: boxes by side relative to the image, sqrt(box area / image area), (200,) over [0, 1].
+        sides: each box's side relative to its image, sqrt(box area / image area).
         maxima: images by their map's maximum, (200,) over [0, 1].
         cells: map cells by value, (200,) over [0, 1].
     """
@@ -29,7 +32,7 @@ class BoxStatistics:
     with_boxes: int = 0
     boxes: int = 0
     covered: float = 0.0
-    sides: np.ndarray = field(default_factory=_unit_bins)
+    sides: list[float] = field(default_factory=list)
     maxima: np.ndarray = field(default_factory=_unit_bins)
     cells: np.ndarray = field(default_factory=_unit_bins)
 
@@ -39,8 +42,8 @@ class BoxStatistics:
         self.with_boxes += len(boxes) > 0
         self.boxes += len(boxes)
         self.covered += covered_area(boxes) / (height * width)
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        self.sides += _count(np.sqrt(areas / (height * width)))
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        self.sides += np.sqrt(areas / (height * width)).tolist()
         self.maxima += _count(anomaly_map.max())
         self.cells += _count(anomaly_map)
 
@@ -49,13 +52,20 @@ class BoxStatistics:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
+    @classmethod
+    def total(cls, parts: Iterable["BoxStatistics"]) -> "BoxStatistics":
+        """The sum of several."""
+        result = cls()
+        for part in parts:
+            result += part
+        return result
+
     def side_quantile(self, q: float) -> float | None:
-        """Side of the box, relative to the image, that a share ``q`` of the boxes does not exceed,
-        to 0.0025; None without boxes."""
-        if self.boxes == 0:
+        """Side of the box, relative to the image, that a share ``q`` of the boxes does not exceed;
+        None without boxes."""
+        if not self.sides:
             return None
-        index = int(np.searchsorted(np.cumsum(self.sides), max(q * self.boxes, 1)))
-        return (index + 0.5) / UNIT_BINS
+        return float(np.quantile(self.sides, q, method="inverted_cdf"))
 
 
 def covered_area(boxes: np.ndarray) -> float:

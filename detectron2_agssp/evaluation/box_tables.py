@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from detectron2_agssp.evaluation.pseudo_boxes import ClassRecall, FolderEvaluation, SourcePrecision
+from detectron2_agssp.evaluation.tables import format_rows
 
 
 def as_json(evaluation: FolderEvaluation) -> dict:
@@ -10,34 +11,32 @@ def as_json(evaluation: FolderEvaluation) -> dict:
 
     def with_shares(counts: ClassRecall | SourcePrecision) -> dict:
         shares = ("recall", "precision", "hit_recall", "hit_precision")
-        found = {name: getattr(counts, name) for name in shares if hasattr(counts, name)}
-        return {**asdict(counts), **found}
+        known = {name: getattr(counts, name) for name in shares if hasattr(counts, name)}
+        return {**asdict(counts), **known}
 
     thresholds = [
         {
-            "threshold": one.threshold,
-            "configured": one.configured,
-            "all_labels": with_shares(one.all_labels),
-            "all_images": with_shares(one.all_images),
-            "classes": {name: with_shares(counts) for name, counts in one.classes.items()},
-            "sources": {name: with_shares(counts) for name, counts in one.sources.items()},
+            "threshold": judged.threshold,
+            "configured": judged.configured,
+            "all_labels": with_shares(judged.all_labels),
+            "all_images": with_shares(judged.all_images),
+            "classes": {name: with_shares(counts) for name, counts in judged.classes.items()},
+            "sources": {name: with_shares(counts) for name, counts in judged.sources.items()},
         }
-        for one in evaluation.thresholds
+        for judged in evaluation.thresholds
     ]
     return {**asdict(evaluation), "thresholds": thresholds}
 
 
 def format_evaluation(evaluation: FolderEvaluation) -> str:
     """Tables as aligned text: by threshold, then recall by class and precision by source."""
-    from tabulate import tabulate
-
     by_threshold = evaluation.thresholds
-    names = [f"{one.threshold:.3g}{'*' * one.configured}" for one in by_threshold]
+    names = [f"{judged.threshold:.3g}{'*' * judged.configured}" for judged in by_threshold]
     iou = f"IoU {evaluation.min_iou:g}"
     headers = ["threshold", f"precision, {iou}", f"recall, {iou}", "precision, hit", "recall, hit"]
     overview = []
-    for name, one in zip(names, by_threshold, strict=True):
-        images, labels = one.all_images, one.all_labels
+    for name, judged in zip(names, by_threshold, strict=True):
+        images, labels = judged.all_images, judged.all_labels
         shares = [images.precision, labels.recall, images.hit_precision, labels.hit_recall]
         per_image = [images.boxes / images.images, images.without_boxes / images.images]
         overview.append([name, *shares, *per_image])
@@ -48,7 +47,7 @@ def format_evaluation(evaluation: FolderEvaluation) -> str:
             [
                 name,
                 getattr(first[name], count),
-                *(getattr(getattr(one, group)[name], figure) for one in by_threshold),
+                *(getattr(getattr(judged, group)[name], figure) for judged in by_threshold),
             ]
             for name in sorted(first)
         ]
@@ -59,8 +58,7 @@ def format_evaluation(evaluation: FolderEvaluation) -> str:
         (["recall, hit, at", "labels", *names], details("classes", "labels", "hit_recall")),
         ([f"precision, {iou}, at", "images", *names], details("sources", "images", "precision")),
     ]
-    style = {"floatfmt": ".3f", "tablefmt": "github", "missingval": "-", "disable_numparse": [0]}
-    texts = [tabulate(rows, columns, **style) for columns, rows in tables if rows]
+    texts = [format_rows(columns, rows) for columns, rows in tables if rows]
     notes = [
         "Hit: a box's centre lies in a label. Boxes placed at random would have a precision of "
         f"{evaluation.labelled_area:.3f} there.",

@@ -17,6 +17,7 @@ from detectron2_agssp.checkpoint import load_trained
 from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.evaluation.map_folder import resize_mask, table_of
 from detectron2_agssp.evaluation.metrics_stream import MapMetrics
+from detectron2_agssp.evaluation.tables import format_rows
 from detectron2_agssp.evaluation.truth import ground_truth
 from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps.image_stream import source_of
@@ -142,8 +143,6 @@ def resize_energy(energy: Tensor, stride: int, image_size: tuple[int, int], size
 def format_energies(tables: dict[str, EnergyTables]) -> str:
     """AUROC and AP as aligned text, by feature, weights and class; ``tables``: weights -> of
     :func:`energy_metrics`."""
-    from tabulate import tabulate
-
     features = next(iter(tables.values()))
     classes = list(next(iter(features.values())))
     texts = []
@@ -153,8 +152,5 @@ def format_energies(tables: dict[str, EnergyTables]) -> str:
             for name in features
             for weights in tables
         ]
-        headers = [f"{title} of energy", "weights", *classes]
-        # Names may look like numbers, and are none.
-        style = {"floatfmt": ".3f", "tablefmt": "github", "disable_numparse": [0, 1]}
-        texts.append(tabulate(rows, headers, **style))
+        texts.append(format_rows([f"{title} of energy", "weights", *classes], rows, 2))
     return "\n\n".join(texts)

@@ -5,7 +5,9 @@ Shapes: (h, w) a map's own grid, (H, W) its image, K boxes.
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +18,11 @@ from tqdm import tqdm
 
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.boxes.rule import BoxRule
-from detectron2_agssp.evaluation.box_statistics import covered_area
-from detectron2_agssp.maps.image_stream import sample_paths
-from detectron2_agssp.maps.manifest import finite_score
+from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, BoxStatistics
+from detectron2_agssp.evaluation.tables import format_rows
+from detectron2_agssp.maps.manifest import finite_score, seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
 
-THRESHOLD_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Of the histogram of the boxes' sides: the median is right to half of 1 / this.
-SIDE_BINS = 1000
 # Of the printed table: header -> attribute.
 FOLDER_COLUMNS = {
     "maps": "map_root",
@@ -63,8 +62,7 @@ class LabelFreeFigures:
         boxes_per_image: mean.
         box_coverage: share of an image's area inside its boxes (their union); mean over images.
         cell_coverage: share of a map's cells above the threshold; mean over images.
-        median_box_side: median over all boxes of sqrt(box area / image area), to 0.0005; None
-            without boxes.
+        median_box_side: median over all boxes of sqrt(box area / image area); None without boxes.
         stability_below, stability_above: :func:`box_agreement` between the boxes at the threshold
             and those at threshold - delta, or + delta, clipped to [0, 1]; mean over images.
         stability: mean of these two.
@@ -98,8 +96,7 @@ def label_free_figures(
     seed: int = 0,
     progress: bool = True,
 ) -> LabelFreeFigures:
-    """The figures of one map folder, with the boxes of ``cfg.AGSSP.BOXES``, in one pass. Memory
-    does not grow with the number of images, only with that of sources and ``max_images``.
+    """The figures of one map folder, with the boxes of ``cfg.AGSSP.BOXES``, in one pass.
 
     Args:
         cfg: a Detectron2 config.
@@ -120,18 +117,61 @@ def label_free_figures(
     thresholds = sorted(thresholds)
     if not 0 < delta < 1:
         raise ValueError(f"delta must be in (0, 1), got {delta}.")
-    if not all(0 <= one < 1 for one in thresholds):
+    if not all(0 <= threshold < 1 for threshold in thresholds):
         raise ValueError(f"thresholds must be in [0, 1), got {thresholds}.")
     store = MapStore(map_root)
-    if next(store.entries(), None) is None:
+    entries = sample_entries(store.entries(), max_images, seed)
+    if not entries:
         raise ValueError(f"The manifest of {store.root} is empty: there are no maps to judge.")
-    sums = _Sums(BoxRule.from_config(cfg, map_root), delta, thresholds)
-    entries = _chosen(store, max_images, seed)
+    rule = BoxRule.from_config(cfg, map_root)
+    sources: dict[str, BoxStatistics] = defaultdict(BoxStatistics)
+    scores: dict[str, list[float]] = defaultdict(list)
+    means = np.zeros(3)  # cells above the threshold, agreement with delta less, and with delta more
+    with_boxes = np.zeros(len(thresholds), np.int64)
     for entry in tqdm(entries, desc=f"judging {map_root}", unit="img", disable=not progress):
-        sums.add(
-            entry, load_map(store.root / entry["map"]), finite_score(entry, store.manifest_path)
-        )
-    return sums.figures(str(map_root))
+        anomaly_map = load_map(store.root / entry["map"])
+        height, width, source = entry["height"], entry["width"], entry["source"]
+        scores[source].append(finite_score(entry, store.manifest_path))
+        full = resize_map(anomaly_map, height, width)  # once, not for each threshold
+        cut = functools.partial(_boxes_at, rule, full)
+        threshold = rule.threshold_of(source)
+        boxes = cut(threshold)
+        sources[source].add(anomaly_map, boxes, height, width)
+        means += [
+            (anomaly_map > threshold).mean(),
+            box_agreement(boxes, cut(max(threshold - delta, 0.0))),
+            box_agreement(boxes, cut(min(threshold + delta, 1.0))),
+        ]
+        # A component that is large enough at one threshold lies in a larger one at each lower
+        # threshold, so that the boxes vanish at one point of the curve: it is found by bisection.
+        with_boxes[: bisect.bisect_left(thresholds, True, key=lambda t: len(cut(t)) == 0)] += 1
+    total = BoxStatistics.total(sources.values())
+    cells, below, above = (means / total.images).tolist()
+    return LabelFreeFigures(
+        map_root=str(map_root),
+        images=total.images,
+        threshold=rule.mean_threshold,
+        delta=delta,
+        share_with_boxes=total.with_boxes / total.images,
+        boxes_per_image=total.boxes / total.images,
+        box_coverage=total.covered / total.images,
+        cell_coverage=cells,
+        median_box_side=total.side_quantile(0.5),
+        stability_below=below,
+        stability_above=above,
+        stability=(below + above) / 2,
+        curve=tuple(zip(thresholds, (with_boxes / total.images).tolist(), strict=True)),
+        sources={
+            source: SourceFigures(
+                boxes.images, boxes.with_boxes / boxes.images, float(np.mean(scores[source]))
+            )
+            for source, boxes in sorted(sources.items())
+        },
+    )
+
+
+def _boxes_at(rule: BoxRule, full: np.ndarray, threshold: float) -> np.ndarray:
+    return rule.at(threshold)(full, *full.shape)[0]
 
 
 def box_agreement(boxes_a: np.ndarray, boxes_b: np.ndarray) -> float:
@@ -147,120 +187,43 @@ def box_agreement(boxes_a: np.ndarray, boxes_b: np.ndarray) -> float:
     """
     if len(boxes_a) == 0 or len(boxes_b) == 0:
         return float(len(boxes_a) == len(boxes_b))
-    sets = (Boxes(torch.from_numpy(np.ascontiguousarray(one))) for one in (boxes_a, boxes_b))
+    sets = (Boxes(torch.from_numpy(np.ascontiguousarray(boxes))) for boxes in (boxes_a, boxes_b))
     iou = pairwise_iou(*sets)
     best_of_a, best_of_b = iou.amax(dim=1), iou.amax(dim=0)
     return float(best_of_a.mean() + best_of_b.mean()) / 2
 
 
-def check_max_images(max_images: int) -> None:
+def sample_entries(entries: Iterable[dict], max_images: int, seed: int) -> list[dict]:
+    """All manifest entries, or a seeded sample of ``max_images`` that does not depend on the
+    folder, in their order.
+
+    Raises:
+        ValueError: ``max_images`` is negative.
+    """
     if max_images < 0:
         raise ValueError(f"max_images must be 0 (all) or positive, got {max_images}.")
-
-
-def _chosen(store: MapStore, max_images: int, seed: int) -> Iterator[dict]:
-    check_max_images(max_images)
-    if not max_images:
-        return store.entries()
-    images = set(sample_paths((entry["image"] for entry in store.entries()), max_images, seed))
-    return (entry for entry in store.entries() if entry["image"] in images)
-
-
-class _Sums:
-    """The figures so far, of one image after the other."""
-
-    def __init__(self, rule: BoxRule, delta: float, thresholds: list[float]):
-        self.rule = rule
-        self.delta = delta
-        self.thresholds = thresholds
-        self.images = 0
-        # In the order of the attributes of LabelFreeFigures.
-        self.means = np.zeros(6)
-        self.sides = np.zeros(SIDE_BINS, np.int64)
-        # [i]: images with boxes at exactly the first i thresholds of the curve.
-        self.on_curve = np.zeros(len(thresholds) + 1, np.int64)
-        self.sources: dict[str, np.ndarray] = {}
-
-    def add(self, entry: dict, anomaly_map: np.ndarray, score: float) -> None:
-        height, width = entry["height"], entry["width"]
-        full = resize_map(anomaly_map, height, width)  # once, not for each threshold
-        configured = self.rule.threshold_of(entry["source"])
-
-        def boxes_at(threshold: float) -> np.ndarray:
-            return self.rule.at(threshold)(full, height, width)[0]
-
-        boxes = boxes_at(configured)
-        self.images += 1
-        self.means += [
-            len(boxes) > 0,
-            len(boxes),
-            covered_area(boxes) / (height * width),
-            (anomaly_map > configured).mean(),
-            box_agreement(boxes, boxes_at(max(configured - self.delta, 0.0))),
-            box_agreement(boxes, boxes_at(min(configured + self.delta, 1.0))),
-        ]
-        sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (height * width))
-        bins = np.ceil(sides * SIDE_BINS).astype(int) - 1
-        self.sides += np.bincount(bins.clip(0, SIDE_BINS - 1), minlength=SIDE_BINS)
-        # A component that is large enough at one threshold lies in a larger one at each lower
-        # threshold, so that the boxes vanish at one point of the curve: it is found by bisection.
-        vanish = bisect.bisect_left(self.thresholds, True, key=lambda t: len(boxes_at(t)) == 0)
-        self.on_curve[vanish] += 1
-        of_source = self.sources.setdefault(entry["source"], np.zeros(3))
-        of_source += [1, len(boxes) > 0, score]
-
-    def figures(self, map_root: str) -> LabelFreeFigures:
-        share, boxes, box_coverage, cell_coverage, below, above = (
-            self.means / self.images
-        ).tolist()
-        with_boxes = np.cumsum(self.on_curve[::-1])[::-1][1:] / self.images
-        return LabelFreeFigures(
-            map_root=map_root,
-            images=self.images,
-            threshold=self.rule.mean_threshold,
-            delta=self.delta,
-            share_with_boxes=share,
-            boxes_per_image=boxes,
-            box_coverage=box_coverage,
-            cell_coverage=cell_coverage,
-            median_box_side=self._median_side(),
-            stability_below=below,
-            stability_above=above,
-            stability=(below + above) / 2,
-            curve=tuple(zip(self.thresholds, with_boxes.tolist(), strict=True)),
-            sources={
-                source: SourceFigures(int(images), boxes / images, score / images)
-                for source, (images, boxes, score) in sorted(self.sources.items())
-            },
-        )
-
-    def _median_side(self) -> float | None:
-        cumulative = np.cumsum(self.sides)
-        if cumulative[-1] == 0:
-            return None
-        return (int(np.searchsorted(cumulative, cumulative[-1] / 2)) + 0.5) / SIDE_BINS
+    entries = list(entries)
+    if not 0 < max_images < len(entries):
+        return entries
+    ranks = [seeded_rank(seed, entry["image"]) for entry in entries]
+    last = sorted(ranks)[max_images - 1]
+    return [entry for entry, rank in zip(entries, ranks, strict=True) if rank <= last]
 
 
 def format_figures(folders: Iterable[LabelFreeFigures]) -> str:
     """Tables as aligned text: the folders, their curves, and their sources."""
-    from tabulate import tabulate
-
     folders = list(folders)
-    rows = [[getattr(one, name) for name in FOLDER_COLUMNS.values()] for one in folders]
-    curves = [[one.map_root, *(share for _, share in one.curve)] for one in folders]
+    rows = [[getattr(folder, name) for name in FOLDER_COLUMNS.values()] for folder in folders]
+    curves = [[folder.map_root, *(share for _, share in folder.curve)] for folder in folders]
     thresholds = [f"{threshold:g}" for threshold, _ in folders[0].curve]
     sources = [
-        [one.map_root, name, source.images, source.share_with_boxes, source.mean_score]
-        for one in folders
-        for name, source in one.sources.items()
+        [folder.map_root, name, source.images, source.share_with_boxes, source.mean_score]
+        for folder in folders
+        for name, source in folder.sources.items()
     ]
-    # Headers, rows, and the columns of names, which may look like numbers.
     tables = [
-        ([*FOLDER_COLUMNS], rows, [0]),
-        (["share with boxes, at", *thresholds], curves, [0]),
-        (["maps", "source", "images", "with boxes", "mean score"], sources, [0, 1]),
+        format_rows(FOLDER_COLUMNS, rows),
+        format_rows(["share with boxes, at", *thresholds], curves),
+        format_rows(["maps", "source", "images", "with boxes", "mean score"], sources, 2),
     ]
-    style = {"floatfmt": ".3f", "tablefmt": "github", "missingval": "-"}
-    return "\n\n".join(
-        tabulate(of, headers, disable_numparse=names, **style) for headers, of, names in tables
-    )
+    return "\n\n".join(tables)

@@ -1,11 +1,7 @@
 """How far two map folders of the same images agree, without labels."""
 
-import heapq
-import itertools
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +9,9 @@ from tqdm import tqdm
 
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.boxes.rule import BoxRule
-from detectron2_agssp.evaluation.label_free import check_max_images
-from detectron2_agssp.maps.image_stream import sample_paths
-from detectron2_agssp.maps.manifest import finite_score, sort_key
+from detectron2_agssp.evaluation.label_free import sample_entries
+from detectron2_agssp.evaluation.tables import format_rows
+from detectron2_agssp.maps.manifest import finite_score
 from detectron2_agssp.maps.store import MapStore, load_map
 
 # Of the printed table: header -> attribute.
@@ -74,9 +70,6 @@ def agreement(
     """Compares the maps that two folders have of the same images (equal ``image`` in the
     manifests). Maps whose grids differ are resized to the larger height and the larger width.
 
-    The manifests, which are in order, are read side by side; memory grows with the images by their
-    two scores, 16 bytes an image, which the rank correlation needs.
-
     Args:
         cfg: a Detectron2 config; ``cfg.AGSSP.BOXES`` gives each folder's threshold.
         map_root_a, map_root_b: map folders.
@@ -87,92 +80,54 @@ def agreement(
 
     Raises:
         FileNotFoundError: no such map folder.
-        ValueError: the folders have no image in common, a manifest is not in order, a map or score
-            is not finite (named), or an argument is out of its range.
+        ValueError: the folders have no image in common, a map or score is not finite (named), or an
+            argument is out of its range.
     """
-    check_max_images(max_images)
     stores = MapStore(map_root_a), MapStore(map_root_b)
-    counts = [0, 0]
-    num_common = 0
-    for entries in _side_by_side(*stores):
-        for side in entries:
-            counts[side] += 1
-        num_common += len(entries) == 2
-    if not num_common:
+    entries_a, entries_b = (
+        {entry["image"]: entry for entry in store.entries()} for store in stores
+    )
+    common = [entry for image, entry in entries_a.items() if image in entries_b]
+    if not common:
         raise ValueError(
-            f"{map_root_a} ({counts[0]} images) and {map_root_b} ({counts[1]}) have no image in "
-            "common. Both must be made of the same IMAGE_DIR, so that its relative paths agree."
+            f"{map_root_a} ({len(entries_a)} images) and {map_root_b} ({len(entries_b)}) have no "
+            "image in common. Both must be made of the same image folder, so that its relative "
+            "paths agree."
         )
+    judged = sample_entries(common, max_images, seed)
     rules = [BoxRule.from_config(cfg, store.root) for store in stores]
-    sample = None
-    if max_images:
-        images = (entries[0]["image"] for entries in _common(*stores))
-        sample = set(sample_paths(images, max_images, seed))
-    scores = array("d"), array("d")
-    correlations, overlaps, constant = 0.0, 0.0, 0
-    bar = tqdm(_common(*stores), desc="comparing", unit="img", disable=not progress)
-    for entries in bar:
-        if sample is not None and entries[0]["image"] not in sample:
-            continue
-        for side in (0, 1):
-            scores[side].append(finite_score(entries[side], stores[side].manifest_path))
-        maps = _on_one_grid(
-            *(load_map(stores[side].root / entries[side]["map"]) for side in (0, 1))
-        )
-        if any(one.min() == one.max() for one in maps):
-            constant += 1
-        else:
-            correlations += float(np.corrcoef(*(one.ravel().astype(float) for one in maps))[0, 1])
-        source = entries[0]["source"]
-        above = [one > rule.threshold_of(source) for one, rule in zip(maps, rules, strict=True)]
+    scores, correlations, overlaps = [], [], []
+    for entry in tqdm(judged, desc="comparing", unit="img", disable=not progress):
+        pair = entry, entries_b[entry["image"]]
+        both = list(zip(pair, stores, strict=True))
+        scores.append([finite_score(record, store.manifest_path) for record, store in both])
+        maps = _on_one_grid(*(load_map(store.root / record["map"]) for record, store in both))
+        if all(np.ptp(anomaly_map) > 0 for anomaly_map in maps):
+            flat = (anomaly_map.ravel().astype(float) for anomaly_map in maps)
+            correlations.append(float(np.corrcoef(*flat)[0, 1]))
+        above = [
+            anomaly_map > rule.threshold_of(record["source"])
+            for anomaly_map, rule, record in zip(maps, rules, pair, strict=True)
+        ]
         union = np.count_nonzero(above[0] | above[1])
-        overlaps += np.count_nonzero(above[0] & above[1]) / union if union else 1.0
-    judged = len(scores[0])
+        overlaps.append(np.count_nonzero(above[0] & above[1]) / union if union else 1.0)
     return MapAgreement(
         map_root_a=str(map_root_a),
         map_root_b=str(map_root_b),
-        images_a=counts[0],
-        images_b=counts[1],
-        images_common=num_common,
-        images_judged=judged,
-        constant=constant,
-        map_correlation=correlations / (judged - constant) if judged > constant else None,
-        score_correlation=_rank_correlation(*map(np.asarray, scores)),
-        binary_iou=overlaps / judged,
+        images_a=len(entries_a),
+        images_b=len(entries_b),
+        images_common=len(common),
+        images_judged=len(judged),
+        constant=len(judged) - len(correlations),
+        map_correlation=float(np.mean(correlations)) if correlations else None,
+        score_correlation=_rank_correlation(*np.transpose(scores)),
+        binary_iou=float(np.mean(overlaps)),
     )
-
-
-def _side_by_side(store_a: MapStore, store_b: MapStore) -> Iterator[dict[int, dict]]:
-    """Of each image of either folder, the entries by folder: {0: of a, 1: of b}, or one of them."""
-    merged = heapq.merge(_in_order(store_a, 0), _in_order(store_b, 1), key=itemgetter(0))
-    for _, group in itertools.groupby(merged, key=itemgetter(0)):
-        yield {side: entry for _, side, entry in group}
-
-
-def _common(store_a: MapStore, store_b: MapStore) -> Iterator[dict[int, dict]]:
-    return (entries for entries in _side_by_side(store_a, store_b) if len(entries) == 2)
-
-
-def _in_order(store: MapStore, side: int) -> Iterator[tuple[list[str], int, dict]]:
-    previous = None
-    for entry in store.entries():
-        key = sort_key(entry["image"])
-        if previous is not None and key <= previous:
-            raise ValueError(
-                f"{store.manifest_path} is not in order: {entry['image']!r} comes after "
-                f"{'/'.join(previous)!r}. A run that was interrupted leaves it so; run "
-                "agssp maps again, which finishes and sorts it."
-            )
-        previous = key
-        yield key, side, entry
 
 
 def _on_one_grid(map_a: np.ndarray, map_b: np.ndarray) -> list[np.ndarray]:
     height, width = np.maximum(map_a.shape, map_b.shape).tolist()
-    return [
-        one if one.shape == (height, width) else resize_map(one, height, width)
-        for one in (map_a, map_b)
-    ]
+    return [resize_map(anomaly_map, height, width) for anomaly_map in (map_a, map_b)]
 
 
 def _rank_correlation(scores_a: np.ndarray, scores_b: np.ndarray) -> float | None:
@@ -184,9 +139,6 @@ def _rank_correlation(scores_a: np.ndarray, scores_b: np.ndarray) -> float | Non
 
 
 def format_agreements(pairs: Iterable[MapAgreement]) -> str:
-    """One line a pair of folders, as aligned text."""
-    from tabulate import tabulate
-
-    rows = [[getattr(one, name) for name in COLUMNS.values()] for one in pairs]
-    style = {"floatfmt": ".3f", "tablefmt": "github", "missingval": "-"}
-    return tabulate(rows, [*COLUMNS], disable_numparse=[0, 1], **style)
+    """One line per pair of folders, as aligned text."""
+    rows = ([getattr(pair, name) for name in COLUMNS.values()] for pair in pairs)
+    return format_rows(COLUMNS, rows, 2)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.evaluation.metrics_stream import MapMetrics
+from detectron2_agssp.evaluation.tables import format_rows
 from detectron2_agssp.evaluation.truth import ground_truth
 from detectron2_agssp.maps.store import MapStore, load_map
 
@@ -89,12 +90,9 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def format_table(table: dict[str, dict[str, float]]) -> str:
     """The table as aligned text."""
-    from tabulate import tabulate
-
     headers = ["class", "images", "AUROC", "AP", "F1-max", "AUPRO"]
     rows = [
         [name, row["images"], *(row[metric] for metric in METRIC_NAMES)]
         for name, row in table.items()
     ]
-    # The class may look like a number, and is none.
-    return tabulate(rows, headers, floatfmt=".3f", tablefmt="github", disable_numparse=[0])
+    return format_rows(headers, rows)

@@ -35,7 +35,8 @@ def anomaly_metrics(
         ValueError: shapes differ, a map is not finite, or there is no defect or no normal pixel,
             or ``max_fpr`` is not in (0, 1].
     """
-    check_max_fpr(max_fpr)
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps but {len(masks)} masks.")
     scores, is_defect, region_weight = [], [], []
@@ -64,7 +65,7 @@ def anomaly_metrics(
 
 
 def figures_of_curve(
-    found: np.ndarray, selected: np.ndarray, overlap: np.ndarray, max_fpr: float
+    found: np.ndarray, selected: np.ndarray, overlap: np.ndarray, max_fpr: float = 0.3
 ) -> dict[str, float]:
     """The figures of :func:`anomaly_metrics` from what falling thresholds select.
 
@@ -104,11 +105,6 @@ def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     inside = x <= limit
     end = np.interp(limit, x, y)
     return float(np.trapezoid(np.append(y[inside], end), np.append(x[inside], limit)) / limit)
-
-
-def check_max_fpr(max_fpr: float) -> None:
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr}.")
 
 
 def checked_pair(

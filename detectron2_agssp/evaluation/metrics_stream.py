@@ -8,12 +8,7 @@ shows in the fourth decimal. All state is integers: it does not depend on the or
 
 import numpy as np
 
-from detectron2_agssp.evaluation.metrics import (
-    check_max_fpr,
-    checked_pair,
-    figures_of_curve,
-    label_regions,
-)
+from detectron2_agssp.evaluation.metrics import checked_pair, figures_of_curve, label_regions
 
 # A region that is found in full counts 2^32 in the histogram of the overlap: shares are rounded by
 # less than 2^-32, regions may have up to 2^31 pixels, and int64 holds 2^31 of them.
@@ -23,24 +18,14 @@ REGION_BITS = 32
 class MapMetrics:
     """AUROC, average precision, best F1 and AUPRO, from one map after the other.
 
-    Args:
-        num_bins: equal intervals of (0, 1), at least 1. Scores of exactly 0 and exactly 1, where
-            calibration clips, have bins of their own.
-        max_fpr: AUPRO is integrated up to this false-positive rate and divided by it; in (0, 1].
-
     Attributes:
+        num_bins: equal intervals of (0, 1). Scores of exactly 0 and exactly 1, where calibration
+            clips, have bins of their own.
         num_images, num_regions: how many maps, and 8-connected regions of defect, were added.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
 
-    def __init__(self, num_bins: int = 2**16, max_fpr: float = 0.3):
-        check_max_fpr(max_fpr)
-        if num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1, got {num_bins}.")
+    def __init__(self, num_bins: int = 2**16):
         self.num_bins = num_bins
-        self.max_fpr = max_fpr
         self.num_images = 0
         self.num_regions = 0
         self._defect = np.zeros(num_bins + 2, np.int64)
@@ -101,6 +86,4 @@ class MapMetrics:
         found = np.cumsum(self._defect[filled])
         selected = found + np.cumsum(self._normal[filled])
         full = max(self.num_regions, 1) * 2.0**REGION_BITS
-        return figures_of_curve(
-            found, selected, np.cumsum(self._overlap[filled]) / full, self.max_fpr
-        )
+        return figures_of_curve(found, selected, np.cumsum(self._overlap[filled]) / full)

@@ -5,7 +5,7 @@ Pseudo-boxes have no class, so a box may find a label of any. Shapes: K boxes an
 image.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
-from detectron2_agssp.evaluation.box_statistics import covered_area
-from detectron2_agssp.evaluation.label_free import THRESHOLD_GRID
+from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, covered_area
 from detectron2_agssp.evaluation.truth import CocoTruth
 from detectron2_agssp.maps.store import MapStore, load_map
 
@@ -91,6 +90,29 @@ class BoxEvaluation:
     def all_images(self) -> SourcePrecision:
         return _sum(SourcePrecision, self.sources.values())
 
+    def add(self, source: str, boxes: np.ndarray, labels: "ImageLabels", min_iou: float) -> None:
+        """Counts one image; ``boxes`` (K, 4) are of falling score."""
+        iou = coco_iou(boxes, labels.boxes, labels.is_crowd)
+        correct, ignored = match_boxes(iou, labels.is_crowd, min_iou)
+        centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+        hits = (labels.boxes[:, :2] <= centres) & (centres <= labels.boxes[:, 2:])
+        hits = hits.all(axis=2) & ~labels.is_crowd  # (K, G)
+
+        counts = self.sources.setdefault(source, SourcePrecision())
+        counts.images += 1
+        counts.without_boxes += len(boxes) == 0
+        counts.boxes += len(boxes)
+        counts.ignored += int(ignored.sum())
+        counts.correct += int(correct.sum())
+        counts.hitting += int((hits.any(axis=1) & ~ignored).sum())
+
+        overlapped, hit = (iou >= min_iou).any(axis=0), hits.any(axis=0)
+        for index in np.flatnonzero(~labels.is_crowd):
+            recall = self.classes.setdefault(labels.classes[index], ClassRecall())
+            recall.labels += 1
+            recall.found += int(overlapped[index])
+            recall.hit += int(hit[index])
+
 
 @dataclass(frozen=True)
 class FolderEvaluation:
@@ -111,6 +133,11 @@ class FolderEvaluation:
     unseen_images: int
     labelled_area: float
 
+    @property
+    def configured(self) -> BoxEvaluation:
+        """That of the threshold by which AGDP cuts its boxes."""
+        return next(evaluation for evaluation in self.thresholds if evaluation.configured)
+
 
 def evaluate_pseudo_boxes(
     cfg,
@@ -119,10 +146,10 @@ def evaluate_pseudo_boxes(
     *,
     thresholds: Sequence[float] = THRESHOLD_GRID,
     min_iou: float = 0.5,
+    maps: Iterable[tuple[dict, np.ndarray]] | None = None,
     progress: bool = True,
 ) -> FolderEvaluation:
     """Precision and recall of the boxes that ``cfg.AGSSP.BOXES`` cuts, in one pass over the maps.
-    Memory does not grow with their number, only with that of the labels.
 
     - Recall: share of the labels that any box overlaps with an IoU of at least ``min_iou``.
     - Precision: share of the boxes that are matched with a label; as in COCO, one-to-one, by
@@ -135,91 +162,77 @@ def evaluate_pseudo_boxes(
 
     Args:
         cfg: a Detectron2 config.
-        map_root: the map folder.
+        map_root: the map folder; its statistics give the threshold.
         labels: a COCO json. Images are matched by the end of their path.
         thresholds: each in [0, 1); the configured one is added to them.
         min_iou: in (0, 1].
+        maps: manifest entries and maps (h, w) of the images to judge; None for the folder's own.
         progress: show a progress bar.
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: the json is no COCO json or has none of the images, a label is not a box, or
-            an argument is out of its range.
+        ValueError: the json is no COCO json or has none of the images, a label has no box, or an
+            argument is out of its range.
     """
-    if not all(0 <= one < 1 for one in thresholds):
+    if not all(0 <= threshold < 1 for threshold in thresholds):
         raise ValueError(f"thresholds must be in [0, 1), got {list(thresholds)}.")
     if not 0 < min_iou <= 1:
         raise ValueError(f"The IoU of a match must be in (0, 1], got {min_iou}.")
-    truth, store = CocoTruth(labels), MapStore(map_root)
+    truth = CocoTruth(labels)
     rule = BoxRule.from_config(cfg, map_root)
-    configured = rule.mean_threshold
-    rules = {one: rule.at(one) for one in thresholds} | {configured: rule}
-    evaluations = [BoxEvaluation(one, one == configured) for one in sorted(rules)]
+    rules = {threshold: rule.at(threshold) for threshold in thresholds}
+    rules[rule.mean_threshold] = rule
+    evaluations = {
+        threshold: BoxEvaluation(threshold, rules[threshold] is rule) for threshold in sorted(rules)
+    }
     seen, unknown, labelled_area = set(), 0, 0.0
-    for entry in tqdm(store.entries(), desc="judging boxes", unit="img", disable=not progress):
+    maps = stored_maps(map_root) if maps is None else maps
+    for entry, anomaly_map in tqdm(maps, desc="judging boxes", unit="img", disable=not progress):
         image = truth.find(entry)
         if image is None:
             unknown += 1
             continue
         seen.add(image["id"])
-        height, width = entry["height"], entry["width"]
-        known = _ImageLabels(truth, truth.labels(image))
-        visible = known.boxes[~known.is_crowd].clip(0, (width, height) * 2)
+        height, width, source = entry["height"], entry["width"], entry["source"]
+        image_labels = ImageLabels(truth, truth.labels(image))
+        visible = image_labels.boxes[~image_labels.is_crowd].clip(0, (width, height) * 2)
         labelled_area += covered_area(visible) / (height * width)
-        anomaly_map = load_map(store.root / entry["map"])
-        for evaluation in evaluations:
-            cut = rules[evaluation.threshold]
-            boxes, _ = cut(anomaly_map, height, width, entry["source"])
-            _add(evaluation, entry["source"], boxes, known, min_iou)
+        for threshold, evaluation in evaluations.items():
+            boxes, _ = rules[threshold](anomaly_map, height, width, source)
+            evaluation.add(source, boxes, image_labels, min_iou)
     if not seen:
         raise ValueError(f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint}")
-    unseen = truth.num_images - len(seen)
-    return FolderEvaluation(min_iou, evaluations, unknown, unseen, labelled_area / len(seen))
+    return FolderEvaluation(
+        min_iou=min_iou,
+        thresholds=list(evaluations.values()),
+        unknown_images=unknown,
+        unseen_images=truth.num_images - len(seen),
+        labelled_area=labelled_area / len(seen),
+    )
 
 
-class _ImageLabels:
+def stored_maps(map_root: str | Path) -> Iterator[tuple[dict, np.ndarray]]:
+    """The manifest entries of a folder, each with its map (h, w)."""
+    store = MapStore(map_root)
+    return ((entry, load_map(store.root / entry["map"])) for entry in store.entries())
+
+
+class ImageLabels:
     """The labels of one image: ``boxes`` (G, 4) float64 XYXY, absolute pixels; ``is_crowd`` (G,)
     bool; ``classes``, G names."""
 
     def __init__(self, truth: CocoTruth, labels: list[dict]):
         for label in labels:
-            box = np.asarray(label.get("bbox", ()))
-            if box.shape != (4,) or box.dtype.kind not in "if" or not np.isfinite(box).all():
+            if "bbox" not in label:
                 raise ValueError(
-                    f"Label {label.get('id')} of {truth.path} has bbox {label.get('bbox')!r}; "
-                    "expected four numbers, x, y, width and height, in pixels."
+                    f"Label {label.get('id')} of {truth.path} has no bbox, only a segmentation: "
+                    "boxes are judged against boxes."
                 )
         boxes = np.array([label["bbox"] for label in labels], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         self.boxes = boxes
         self.is_crowd = np.array([bool(label.get("iscrowd", 0)) for label in labels], bool)
         self.classes = [truth.class_of(label) for label in labels]
-
-
-def _add(
-    evaluation: BoxEvaluation, source: str, boxes: np.ndarray, known: _ImageLabels, min_iou: float
-) -> None:
-    """Counts one image; ``boxes`` (K, 4) are of falling score."""
-    iou = coco_iou(boxes, known.boxes, known.is_crowd)
-    correct, ignored = match_boxes(iou, known.is_crowd, min_iou)
-    centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    hits = (known.boxes[:, :2] <= centres) & (centres <= known.boxes[:, 2:])
-    hits = hits.all(axis=2) & ~known.is_crowd  # (K, G)
-
-    of_source = evaluation.sources.setdefault(source, SourcePrecision())
-    of_source.images += 1
-    of_source.without_boxes += len(boxes) == 0
-    of_source.boxes += len(boxes)
-    of_source.ignored += int(ignored.sum())
-    of_source.correct += int(correct.sum())
-    of_source.hitting += int((hits.any(axis=1) & ~ignored).sum())
-
-    found, hit = (iou >= min_iou).any(axis=0), hits.any(axis=0)
-    for index in np.flatnonzero(~known.is_crowd):
-        of_class = evaluation.classes.setdefault(known.classes[index], ClassRecall())
-        of_class.labels += 1
-        of_class.found += int(found[index])
-        of_class.hit += int(hit[index])
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -120,9 +120,6 @@ def summarize_map_folder(
         source.boxes.add(anomaly_map, boxes, height, width)
 
     listed = [source for source in (*sources.values(), others) if source.scores]
-    total = BoxStatistics()
-    for source in listed:
-        total += source.boxes
     # An image is shown once, also in a folder of a few.
     shown: set[str] = set()
     groups = []
@@ -137,7 +134,7 @@ def summarize_map_folder(
         num_sources=len(sizes),
         sources=listed,
         score_edges=np.linspace(low, high, SCORE_BINS + 1),
-        boxes=total,
+        boxes=BoxStatistics.total(source.boxes for source in listed),
         rule=rule,
         best=groups[0],
         worst=groups[1],

@@ -227,9 +227,8 @@ def test_images_of_another_size(cfg, known, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox": [1, 2, 3]}, r"Label 1 of .* has bbox \[1, 2, 3\]; expected four"),
-        ({"bbox": [1, 2, 3, float("nan")]}, "nan.*expected four"),
-        ({"bbox": None}, "None; expected four"),
+        ({"bbox": [1, 2, 3]}, r"annotations\[0\] has the bbox \[1, 2, 3\], not four"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "nan.*not four"),
         ({"category_id": 7}, "label of category 7, but only the categories"),
     ],
 )
@@ -238,4 +237,13 @@ def test_bad_labels(cfg, known, change, message):
     content["annotations"][0].update(change)
     known[1].write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
+        judge(cfg, known)
+
+
+def test_labels_without_a_box(cfg, known):
+    content = json.loads(known[1].read_text())
+    content["annotations"][0]["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    del content["annotations"][0]["bbox"]
+    known[1].write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"Label 1 of .* has no bbox, only a segmentation"):
         judge(cfg, known)
