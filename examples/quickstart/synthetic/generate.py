@@ -48,15 +48,16 @@ def generate_sample_dataset(
     num_test: int = 60,
     sizes: tuple[tuple[int, int], ...] = ((192, 256), (224, 224), (256, 192)),
     normal_fraction: float = 0.3,
+    classes: tuple[str, ...] = CLASSES,
+    surfaces: tuple[str, ...] = SURFACES,
     seed: int = 0,
     progress: bool = True,
 ) -> dict:
     """Write a synthetic defect dataset below ``root``, or find it finished there.
 
-    Equal arguments give byte-identical files. Image ``i`` of a split depends on ``seed``, ``sizes``
-    and ``normal_fraction``, not on the number of images. Annotations are written last:
-    where they are, the set was completed. After an interruption the same call makes the files that
-    are missing and keeps the others.
+    Equal arguments give byte-identical files. Image ``i`` of a split depends on all arguments but
+    the numbers of images. Annotations are written last: where they are, the set was completed.
+    After an interruption the same call makes the files that are missing and keeps the others.
 
     Args:
         root: folder to write to; made if missing.
@@ -64,6 +65,8 @@ def generate_sample_dataset(
         num_test: number of test images, at least 0.
         sizes: ``(height, width)`` pairs in pixels, each side at least 64; every image draws one.
         normal_fraction: share of images without defects, in [0, 1].
+        classes: of the defects, in the order of their category ids.
+        surfaces: of the images.
         seed: at least 0.
         progress: show a progress bar on stderr.
 
@@ -76,7 +79,9 @@ def generate_sample_dataset(
         ValueError: an argument is out of range, or ``root`` holds other files or a set made with
             other settings.
     """
-    settings = _checked_settings(num_train, num_test, sizes, normal_fraction, seed)
+    settings = _checked_settings(
+        num_train, num_test, sizes, normal_fraction, classes, surfaces, seed
+    )
     root = Path(root)
     if _holds_finished_set(root, settings):
         return _summary(root)
@@ -85,8 +90,8 @@ def generate_sample_dataset(
     readme = _README.format(
         generator=GENERATOR,
         settings="\n".join(f"  {name}: {value}" for name, value in settings.items()),
-        surfaces=", ".join(SURFACES),
-        classes=", ".join(CLASSES),
+        surfaces=", ".join(surfaces),
+        classes=", ".join(classes),
     )
     _write_text(root / "README.txt", readme)
     total = settings["num_train"] + settings["num_test"]
@@ -97,7 +102,7 @@ def generate_sample_dataset(
     return _summary(root)
 
 
-def _checked_settings(num_train, num_test, sizes, normal_fraction, seed) -> dict:
+def _checked_settings(num_train, num_test, sizes, normal_fraction, classes, surfaces, seed) -> dict:
     """The arguments as plain JSON values, or ValueError naming the one that is out of range."""
     counts = {"num_train": num_train, "num_test": num_test, "seed": seed}
     for name, value in counts.items():
@@ -115,12 +120,17 @@ def _checked_settings(num_train, num_test, sizes, normal_fraction, seed) -> dict
             )
     if not 0.0 <= normal_fraction <= 1.0:
         raise ValueError(f"normal_fraction must lie in [0, 1], got {normal_fraction}")
+    for name, chosen, known in (("classes", classes, CLASSES), ("surfaces", surfaces, SURFACES)):
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+            raise ValueError(f"{name} must be some of {known}, each once, got {tuple(chosen)}")
     return {
         "generator": GENERATOR,
         "version": GENERATOR_VERSION,
         **counts,
         "sizes": sizes,
         "normal_fraction": float(normal_fraction),
+        "classes": list(classes),
+        "surfaces": list(surfaces),
     }
 
 
@@ -171,7 +181,7 @@ def _write_split(root: Path, split: str, settings: dict, bar: tqdm) -> dict:
         "licenses": [],
         "categories": [
             {"id": number, "name": name, "supercategory": "defect"}
-            for number, name in enumerate(CLASSES, start=1)
+            for number, name in enumerate(settings["classes"], start=1)
         ],
         "images": [],
         "annotations": [],
@@ -180,7 +190,15 @@ def _write_split(root: Path, split: str, settings: dict, bar: tqdm) -> dict:
         (root / folder / split).mkdir(parents=True, exist_ok=True)
     sizes = [tuple(size) for size in settings["sizes"]]
     for index in range(settings[f"num_{split}"]):
-        plan = plan_image(settings["seed"], split, index, sizes, settings["normal_fraction"])
+        plan = plan_image(
+            settings["seed"],
+            split,
+            index,
+            sizes,
+            settings["normal_fraction"],
+            classes=tuple(settings["classes"]),
+            surfaces=tuple(settings["surfaces"]),
+        )
         # Rendered even if its files exist: the annotations need the exact masks of each instance.
         image, defects = render_image(plan)
         _write_png(root / "images" / split / plan.file_name, image[:, :, ::-1])
@@ -192,8 +210,9 @@ def _write_split(root: Path, split: str, settings: dict, bar: tqdm) -> dict:
             {"id": index + 1, "file_name": plan.file_name, "height": height, "width": width}
         )
         for defect in defects:
-            number = len(coco["annotations"]) + 1
-            coco["annotations"].append(_coco_annotation(defect, number, image_id=index + 1))
+            annotation = _coco_annotation(defect, len(coco["annotations"]) + 1, index + 1)
+            annotation["category_id"] = settings["classes"].index(defect.class_name) + 1
+            coco["annotations"].append(annotation)
         bar.update()
     return coco
 
@@ -203,7 +222,6 @@ def _coco_annotation(defect: Defect, number: int, image_id: int) -> dict:
     return {
         "id": number,
         "image_id": image_id,
-        "category_id": CLASSES.index(defect.class_name) + 1,
         "bbox": list(tight_box(defect.mask)),
         "area": int(defect.mask.sum()),
         "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
@@ -217,7 +235,8 @@ def _summary(root: Path) -> dict:
     for split in SPLITS:
         coco = json.loads(_annotation_file(root, split).read_text())
         annotations, images = coco["annotations"], coco["images"]
-        classes = Counter(CLASSES[annotation["category_id"] - 1] for annotation in annotations)
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        classes = Counter(names[annotation["category_id"]] for annotation in annotations)
         surfaces = Counter(image["file_name"].split("/")[0] for image in images)
         splits[split] = {
             "image_root": str(root / "images" / split),
@@ -226,8 +245,8 @@ def _summary(root: Path) -> dict:
             "images": len(images),
             "normal_images": len(images) - len({a["image_id"] for a in annotations}),
             "instances": len(annotations),
-            "instances_per_class": {name: classes[name] for name in CLASSES},
-            "images_per_surface": {name: surfaces[name] for name in SURFACES},
+            "instances_per_class": {name: classes[name] for name in names.values()},
+            "images_per_surface": dict(sorted(surfaces.items())),
         }
     return {"root": str(root), "splits": splits}
 

@@ -32,13 +32,20 @@ class ImagePlan:
 
 
 def plan_image(
-    seed: int, split: str, index: int, sizes: tuple[tuple[int, int], ...], normal_fraction: float
+    seed: int,
+    split: str,
+    index: int,
+    sizes: tuple[tuple[int, int], ...],
+    normal_fraction: float,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    surfaces: tuple[str, ...] = SURFACES,
 ) -> ImagePlan:
     """Plan image ``index`` of a split, independently of all other images.
 
     Whether an image is normal, its surface and the class of its first defect follow from its index
-    alone, in turns, so that even a small set holds every class on every surface in equal shares:
-    18 images with defects are enough. The rest is random.
+    alone, in turns, so that even a small set holds every class on every surface in equal shares: as
+    many images with defects are enough as there are pairs of both. The rest is random.
 
     Args:
         seed: seed of the whole set, at least 0.
@@ -46,6 +53,8 @@ def plan_image(
         index: number of the image in its split, from 0.
         sizes: ``(height, width)`` pairs to choose from.
         normal_fraction: share of images without defects, in [0, 1].
+        classes: those to draw from :data:`CLASSES`.
+        surfaces: those to draw from :data:`SURFACES`.
     """
     sequence = np.random.SeedSequence([seed, SPLITS.index(split), index])
     plan_seed, *seeds = sequence.spawn(4)
@@ -55,18 +64,18 @@ def plan_image(
     normal_before = int(index * normal_fraction)
     is_normal = int((index + 1) * normal_fraction) > normal_before
     if is_normal:
-        surface = SURFACES[normal_before % len(SURFACES)]
-        classes = ()
+        surface = surfaces[normal_before % len(surfaces)]
+        drawn = ()
     else:
-        turn = index - normal_before
-        # Six classes share a factor with three surfaces: without the shift after each round a
-        # class would always meet the same surface.
-        surface = SURFACES[(turn + turn // len(CLASSES)) % len(SURFACES)]
+        # Without a shift after each round of the classes, a class would always meet the same
+        # surface where the two numbers share a factor.
+        rounds, turn = divmod(index - normal_before, len(classes))
+        surface = surfaces[(turn + rounds) % len(surfaces)]
         extra = rng.choice(len(DEFECT_COUNT_PROBABILITIES), p=DEFECT_COUNT_PROBABILITIES)
-        classes = (CLASSES[turn % len(CLASSES)], *rng.choice(CLASSES, size=extra).tolist())
-    label = classes[0] if classes else "normal"
+        drawn = (classes[turn], *rng.choice(classes, size=extra).tolist())
+    label = drawn[0] if drawn else "normal"
     file_name = f"{surface}/{surface}_{label}_{index:05d}.png"
-    return ImagePlan(file_name, surface, classes, size, tuple(seeds))
+    return ImagePlan(file_name, surface, drawn, size, tuple(seeds))
 
 
 def render_image(plan: ImagePlan, with_defects: bool = True) -> tuple[np.ndarray, list[Defect]]:
