@@ -1,12 +1,14 @@
 """Training runs as steps of a longer line: from a shipped config to weights and figures.
 
-A run resumes where it was interrupted, and a finished one is not run again.
+A run resumes where it was interrupted, and a finished one is not run again. What says that it is
+finished is written last, atomically, and checked when it is read.
 """
 
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
@@ -15,7 +17,13 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
+from detectron2_agssp.checkpoint.saving import forget_damaged_checkpoints
 from detectron2_agssp.engine.trainer import AGSSPTrainer
+from detectron2_agssp.io.files import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
 
 
 def run_config(path: str | Path, output_dir: str | Path, overrides: Mapping) -> CfgNode:
@@ -36,32 +44,71 @@ def run_config(path: str | Path, output_dir: str | Path, overrides: Mapping) -> 
     return cfg
 
 
-def train(cfg: CfgNode, *, progress: bool = True) -> Path:
+def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()) -> Path:
     """Trains to the end, or goes on with an interrupted run; returns the final weights.
 
     The generators are seeded by ``cfg.SEED`` (negative: anew each time). Logs go to ``log.txt`` in
-    ``cfg.OUTPUT_DIR`` alone; the console gets a progress bar.
+    ``cfg.OUTPUT_DIR`` alone; the console gets a progress bar. Beside the weights: ``config.yaml``
+    and, written last, ``finished.json``; what a killed run left half-written is not taken for done.
+
+    Args:
+        cfg: of the run, and its folder.
+        progress: show a bar.
+        hooks: more of them, after the trainer's own.
 
     Raises:
-        FloatingPointError: the loss became infinite or NaN.
+        FloatingPointError: the loss became infinite or NaN; the message says what to try.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
     final = output_dir / "model_final.pth"
-    if final.exists():
+    if is_finished(output_dir):
         return final
     for name in ("detectron2", "fvcore", "detectron2_agssp"):
         # Each run has a log file of its own.
         logging.getLogger(name).handlers.clear()
         setup_logger(str(output_dir), name=name, configure_stdout=False)
+    with atomic_write(output_dir / "config.yaml") as file:
+        file.write(cfg.dump())
     seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     trainer = AGSSPTrainer(cfg)
-    if progress:
-        trainer.register_hooks([ProgressBar()])
+    trainer.register_hooks([*hooks, ProgressBar()] if progress else list(hooks))
+    for name in forget_damaged_checkpoints(output_dir):
+        logger.warning("Removed %s, which was cut short.", output_dir / name)
     trainer.resume_or_load(resume=True)
-    # pycocotools prints its own tables; metrics.json and the log file have the figures.
-    with contextlib.redirect_stdout(None):
-        trainer.train()
+    try:
+        # pycocotools prints its own tables; metrics.json and the log file have the figures.
+        with contextlib.redirect_stdout(None):
+            trainer.train()
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"The loss of {output_dir} became infinite or NaN in iteration {trainer.iter}. Try a "
+            f"lower SOLVER.BASE_LR (it is {cfg.SOLVER.BASE_LR:g}), a longer SOLVER.WARMUP_ITERS "
+            f"({cfg.SOLVER.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS.ENABLED True, and look for "
+            "images or boxes that are no numbers. Delete the folder first: a run goes on from its "
+            "last checkpoint."
+        ) from error
+    _finish(output_dir, cfg.SOLVER.MAX_ITER)
     return final
+
+
+def is_finished(output_dir: str | Path) -> bool:
+    """Whether a run ended, with its weights whole: ``finished.json`` names the files and sizes."""
+    output_dir = Path(output_dir)
+    try:
+        record = json.loads((output_dir / FINISHED).read_text())
+        sizes = {name: (output_dir / name).stat().st_size for name in record["bytes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return sizes == record["bytes"] != {}
+
+
+def _finish(output_dir: Path, iterations: int) -> None:
+    # A finished run is not resumed: the last weights are all that is needed.
+    for path in output_dir.glob("model_[0-9]*.pth"):
+        path.unlink()
+    files = sorted(output_dir.glob("*.pth"))
+    sizes = {path.name: path.stat().st_size for path in files}
+    write_json(output_dir / FINISHED, {"iterations": iterations, "bytes": sizes})
 
 
 class ProgressBar(HookBase):
@@ -92,11 +139,21 @@ def read_metrics(output_dir: str | Path) -> list[dict]:
     return records
 
 
-def final_metrics(output_dir: str | Path) -> dict[str, float]:
-    """AP and AP50 of the last evaluation, in percent."""
-    metrics = {}
-    for record in read_metrics(output_dir):
-        for name in ("AP", "AP50"):
-            if f"bbox/{name}" in record:
-                metrics[name] = record[f"bbox/{name}"]
-    return metrics
+def final_metrics(output_dir: str | Path, iterations: int) -> dict[str, float]:
+    """AP and AP50 of the evaluation after that many iterations, in percent; without detections, 0.
+
+    Raises:
+        ValueError: there is no such evaluation: the run did not come to its end.
+    """
+    evaluated = [
+        record
+        for record in read_metrics(output_dir)
+        if "bbox/AP" in record and record["iteration"] == iterations
+    ]
+    if not evaluated:
+        raise ValueError(
+            f"{output_dir} has no evaluation after iteration {iterations}: training there did not "
+            "come to its end. Run it again to go on."
+        )
+    values = {name: evaluated[-1][f"bbox/{name}"] for name in ("AP", "AP50")}
+    return {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}
