@@ -24,10 +24,12 @@ if "detectron2_agssp.utils.collect_env" not in sys.orig_argv:
         scoring,
     )
     from detectron2_agssp.config import add_agssp_config
+    from detectron2_agssp.engine.pretrain import Pretrained, pretrain
 
     plugin.install()
 
     __all__ = [
+        "Pretrained",
         "__version__",
         "add_agssp_config",
         "boxes",
@@ -37,5 +39,6 @@ if "detectron2_agssp.utils.collect_env" not in sys.orig_argv:
         "maps",
         "modeling",
         "ops",
+        "pretrain",
         "scoring",
     ]

@@ -4,16 +4,15 @@ import os
 import zipfile
 from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
-
+from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.io.files import atomic_write
 
 PARTIAL = ".partial-"
 
 
-class AtomicCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which renames a file into place once it is written, and only then
-    says that it is the last: a kill or a full disk leaves nothing half-written to resume from."""
+class AtomicCheckpointer(CheckedCheckpointer):
+    """Judges what it loads; what it writes is renamed into place once it is whole, and only then
+    called the last: a kill or a full disk leaves nothing half-written to resume from."""
 
     def save(self, name: str, **more) -> None:
         super().save(f"{PARTIAL}{name}", **more)

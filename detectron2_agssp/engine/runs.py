@@ -37,7 +37,7 @@ def run_config(path: str | Path, output_dir: str | Path, overrides: Mapping) -> 
     for key, value in overrides.items():
         try:
             cfg.merge_from_list([key, value])
-        except (AssertionError, KeyError) as error:
+        except (AssertionError, KeyError, ValueError) as error:
             raise ValueError(f"{path} with {key} = {value!r}: {error}") from error
     cfg.OUTPUT_DIR = str(output_dir)
     cfg.freeze()

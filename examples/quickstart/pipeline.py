@@ -61,7 +61,7 @@ def run_on_sample(config_root: Path, output: Path) -> dict[str, dict[str, float]
             },
         )
         final = timings.measure(f"fine-tuning from {start}", lambda cfg=cfg: train(cfg))
-        results[start] = final_metrics(Path(cfg.OUTPUT_DIR))
+        results[start] = final_metrics(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
         detectors[start] = (cfg, final)
     print(_results_table(results, timings))
     path = timings.measure(

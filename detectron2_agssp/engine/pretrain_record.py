@@ -1,0 +1,145 @@
+"""What a pretraining was begun with: other images or settings are noticed, and named."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detectron2_agssp.io.files import lock_file, write_json
+from detectron2_agssp.io.images import IMAGE_SUFFIXES, UnreadableImageError, list_images, read_image
+from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.utils.differences import differences
+
+RECORD = "pretrain.json"
+NAMED_FILES = 5
+SIZED_IMAGES = 20
+
+
+def files_of(images: Path) -> dict[str, list[int]]:
+    """Image -> bytes and time of its last change, ns.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no image.
+    """
+    names = list(list_images(images))
+    if not names:
+        raise ValueError(
+            f"{images} holds no images, nor do its folders. Files are taken for images by their "
+            f"suffix: {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    stats = ((name, os.stat(images / name)) for name in names)
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats}
+
+
+def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) -> dict[str, Any]:
+    """The record of an earlier run, compared, or a new one.
+
+    Raises:
+        ValueError: other images or settings, or a folder that is no run's.
+    """
+    path, names = output / RECORD, output / "images.json"
+    settings = json.loads(json.dumps(settings, default=list))
+    anew = "Name another output folder, or delete this one to start anew."
+    if not path.exists():
+        others = sorted(entry.name for entry in output.iterdir() if not entry.name.startswith("."))
+        if set(others) - {names.name}:
+            raise ValueError(
+                f"{output} holds files of something else ({some_of(others)}). Name a folder that "
+                "is empty or not there yet."
+            )
+        record = {
+            "settings": settings,
+            "count": len(files),
+            "image_size": _typical_size(Path(settings["images"]), list(files)),
+        }
+        images = Path(settings["images"])
+        write_json(names, {name: [*stat, _digest(images / name)] for name, stat in files.items()})
+        write_json(path, record)
+        return record
+    try:
+        record, earlier = json.loads(path.read_text()), json.loads(names.read_text())
+        changed = [
+            f"{key} was {old!r}, is {new!r}"
+            for key, old, new in differences(record["settings"], settings)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {anew}") from error
+    if changed:
+        raise ValueError(f"{output} was made with other settings: {'; '.join(changed)}. {anew}")
+    groups = {
+        "added": sorted(files.keys() - earlier.keys()),
+        "gone": sorted(earlier.keys() - files.keys()),
+        "changed": sorted(_changed(Path(settings["images"]), files, earlier)),
+    }
+    said = [f"{len(some)} {how} ({some_of(some)})" for how, some in groups.items() if some]
+    if said:
+        raise ValueError(
+            f"{output} was made of other images. Since then of {settings['images']}: "
+            f"{', '.join(said)}. {anew}"
+        )
+    return record
+
+
+def _changed(images: Path, files: dict[str, list[int]], earlier: dict[str, list]) -> Iterator[str]:
+    """Images of another size or, where only the time differs, as of a copy, of other content."""
+    for name in files.keys() & earlier.keys():
+        *stat, digest = earlier[name]
+        same_size = files[name][0] == stat[0]
+        if files[name] != stat and not (same_size and _digest(images / name) == digest):
+            yield name
+
+
+def _digest(path: Path) -> str:
+    # An image that cannot be read is skipped, and named, when maps are made.
+    with contextlib.suppress(OSError):
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return ""
+
+
+def _typical_size(images: Path, names: list[str]) -> list[int]:
+    """Median height and width, of some images, that can be read."""
+    sizes = []
+    for name in names[:: max(1, len(names) // SIZED_IMAGES)]:
+        # What cannot be read is skipped, and named, when maps are made.
+        with contextlib.suppress(UnreadableImageError, OSError):
+            sizes.append(read_image(images / name).shape[:2])
+    return np.median(sizes or [(512, 512)], axis=0).astype(int).tolist()
+
+
+def skipped_images(map_root: Path) -> list[str]:
+    """Images that a map folder's last run could not use."""
+    path = MapStore(map_root).skipped_path
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["image"] for line in lines]
+
+
+def some_of(names: list[str]) -> str:
+    """The first few, and how many more there are."""
+    rest = len(names) - NAMED_FILES
+    return ", ".join(names[:NAMED_FILES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, which is made.
+
+    Raises:
+        OSError: another run is there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        if not lock_file(descriptor, wait=False):
+            raise OSError(f"Another run is pretraining in {output}. Wait for it to end.")
+        yield
+    finally:
+        os.close(descriptor)
+        # A run that was refused before it wrote anything leaves nothing.
+        with contextlib.suppress(OSError):
+            output.rmdir()
