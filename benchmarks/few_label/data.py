@@ -9,7 +9,6 @@ from pathlib import Path
 
 from benchmarks.few_label.settings import Benchmark
 from detectron2_agssp.data.near_duplicates import find_near_duplicates
-from detectron2_agssp.data.unlabeled import register_unlabeled
 from detectron2_agssp.io.coco import (
     check_same_categories,
     read_coco,
@@ -77,10 +76,6 @@ class BenchmarkData:
             if path == self.near_duplicates_path:
                 continue
             register_coco(self.name_of(path.stem), path, self._images(path.stem))
-
-    def register_maps(self, name: str, map_root: Path) -> None:
-        """Registers the unlabelled images with a folder of their maps."""
-        register_unlabeled(self.name_of(name), self.unlabeled, map_root)
 
     def name_of(self, split: str) -> str:
         """The registered name of "validation", "test", a :func:`labeled_split` or maps."""

@@ -14,10 +14,16 @@ from benchmarks.few_label.data import BenchmarkData, labeled_split
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
 from detectron2_agssp.checkpoint import load_trained
-from detectron2_agssp.engine.runs import read_metrics, run_config, train
+from detectron2_agssp.engine.runs import is_finished, read_metrics, run_config, train
+from detectron2_agssp.engine.stages import (
+    energy_maps_config,
+    make_maps,
+    maps_finished,
+    train_on_maps,
+    training_config,
+)
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.coco import register_coco, write_coco
-from detectron2_agssp.maps.generate import generate_anomaly_maps
 
 METRICS = ("AP", "AP50", "AP75")
 KEPT_LOSSES = 3
@@ -49,34 +55,34 @@ class Workspace:
         return self.output / maps.name
 
     def maps_done(self, maps: Maps) -> bool:
-        return (self.output / f"{maps.name}.done").exists()
+        return maps_finished(self.map_root(maps))
 
     def make_maps(self, maps: Maps) -> None:
         """Anomaly maps of the images that pretraining may see."""
-        stage, overrides = "maps", maps.options
         if maps.start:
-            stage = "agbp"
-            overrides = {"MODEL.WEIGHTS": str(self.weights_of(maps.start)), **overrides}
-        cfg = self._config(stage, self.output, overrides)
-        generate_anomaly_maps(cfg, self.data.unlabeled, self.map_root(maps), progress=self.progress)
-        (self.output / f"{maps.name}.done").touch()
+            path, common = self._stage("agbp")
+            options = {**common, **maps.options}
+            cfg = energy_maps_config(path, self.output, self.weights_of(maps.start), options)
+        else:
+            cfg = self._config("maps", self.output, maps.options)
+        make_maps(cfg, self.data.unlabeled, self.map_root(maps), progress=self.progress)
 
     def weights_of(self, run: Pretraining) -> Path:
         return self.output / "pretraining" / run.name / "model_final.pth"
 
     def is_trained(self, run: Pretraining | None) -> bool:
         """Whether the weights are there to start from; without a run, the config's always are."""
-        return run is None or self.weights_of(run).exists()
+        return run is None or is_finished(self.weights_of(run).parent)
 
     def pretrain(self, run: Pretraining) -> None:
         """Trains one run, from the weights of the one before it."""
         map_root = self.map_root(run.maps)
-        self.data.register_maps(run.maps.name, map_root)
         cfg = self.pretraining_config(run)
         if run.boxes != "maps":
             cfg = self._with_control_boxes(run, cfg)
-        train(cfg, progress=self.progress)
-        _remove_intermediate(self.weights_of(run).parent)
+            train(cfg, progress=self.progress)
+        else:
+            train_on_maps(cfg, self.data.unlabeled, map_root, progress=self.progress)
 
     def _with_control_boxes(self, run: Pretraining, cfg: CfgNode) -> CfgNode:
         """The same training, but on a COCO data set, written beside the weights."""
@@ -100,14 +106,21 @@ class Workspace:
 
     def pretraining_config(self, run: Pretraining) -> CfgNode:
         split = {"agbp": run.maps.name, "agdp": f"{run.maps.name}_boxes"}[run.stage]
-        overrides = {"DATASETS.TRAIN": (self.data.name_of(split),), "DATASETS.TEST": ()}
+        weights: str | Path | None = None
         if run.start:
-            overrides["MODEL.WEIGHTS"] = str(self.weights_of(run.start))
+            weights = self.weights_of(run.start)
         elif run.stage == "agdp":
             # The shipped config starts from AGBP; here the start is what fine-tuning has.
-            overrides["MODEL.WEIGHTS"] = self._config("finetune", "", {}).MODEL.WEIGHTS
-        overrides.update(run.options)
-        return self._config(run.stage, self.weights_of(run).parent, overrides)
+            weights = self._config("finetune", "", {}).MODEL.WEIGHTS
+        path, common = self._stage(run.stage)
+        return training_config(
+            path,
+            self.weights_of(run).parent,
+            self.data.name_of(split),
+            weights=weights,
+            common=common,
+            options=run.options,
+        )
 
     def pretraining_of(self, arm: str) -> Pretraining | None:
         """The run that an arm of the benchmark is fine-tuned from, if any."""
@@ -153,13 +166,13 @@ class Workspace:
             train(cfg, progress=self.progress)
         except FloatingPointError:
             diverged = True
+            _remove_intermediate(Path(cfg.OUTPUT_DIR))
         records = read_metrics(cfg.OUTPUT_DIR)
-        _remove_intermediate(Path(cfg.OUTPUT_DIR))
         evaluated = [record for record in records if "bbox/AP" in record]
         # A resumed run repeats the iterations since its last checkpoint.
         curve = {one["iteration"]: one for one in evaluated}
         times = sorted(record["time"] for record in records if "time" in record)
-        last = evaluated[-1] if evaluated and not diverged else {}
+        last = {} if diverged else curve[cfg.SOLVER.MAX_ITER]
         return {
             "validation": {name: _percent(last.get(f"bbox/{name}")) for name in METRICS},
             "curve": [
@@ -198,9 +211,13 @@ class Workspace:
         }
 
     def _config(self, stage: str, output: str | Path, overrides: Mapping) -> CfgNode:
+        path, options = self._stage(stage)
+        return run_config(path, output, {**options, **overrides})
+
+    def _stage(self, stage: str) -> tuple[Path, dict[str, Any]]:
+        """The config file of a stage, and the benchmark's keys for it."""
         settings = self.benchmark.stages[stage]
-        path = self.config_root / settings.config
-        return run_config(path, output, {**settings.options, **overrides})
+        return self.config_root / settings.config, settings.options
 
 
 def _percent(value: float | None) -> float:

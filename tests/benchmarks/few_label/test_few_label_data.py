@@ -155,12 +155,9 @@ def test_registered_names(write_benchmark, tmp_path):
     data = made(write_benchmark(), tmp_path)
     data.register()
     data.register()
-    data.register_maps("maps", tmp_path / "maps")
     assert sorted(DatasetCatalog.list()) == [
         "few_label_tiny_labeled_50pct_draw0",
         "few_label_tiny_labeled_50pct_draw1",
-        "few_label_tiny_maps",
-        "few_label_tiny_maps_boxes",
         "few_label_tiny_test",
         "few_label_tiny_validation",
     ]
