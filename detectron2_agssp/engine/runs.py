@@ -17,7 +17,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from detectron2_agssp.checkpoint.saving import forget_damaged_checkpoints
+from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.files import atomic_write, write_json
 

@@ -9,7 +9,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from detectron2_agssp.checkpoint.saving import AtomicCheckpointer
+from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.hooks import ExportBackbone
 from detectron2_agssp.engine.optimizer import build_adamw
@@ -52,7 +52,7 @@ class AGSSPTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         # Detectron2's trainer makes a stock one just before, and its hooks take what is there.
-        self.checkpointer = AtomicCheckpointer(
+        self.checkpointer = CheckedCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, **self.checkpointer.checkpointables
         )
         built = super().build_hooks()
