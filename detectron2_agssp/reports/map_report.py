@@ -182,23 +182,15 @@ def _box_rows(summary: FolderSummary) -> list[list]:
     if len(sources) > 1:
         scores = [score for source in summary.sources for score in source.scores]
         sources.append(("all", scores, summary.boxes))
-    return [
-        [name, len(scores), float(np.mean(scores)), *_box_columns(boxes)]
-        for name, scores, boxes in sources
-    ]
-
-
-def _box_columns(boxes: BoxStatistics) -> list[float | None]:
-    """The table's columns from "with boxes" on; None where the sample has none of the source."""
-    if boxes.images == 0:
-        return [None] * 6
-    sides = [boxes.side_quantile(q) for q in (0.1, 0.5, 0.9)]
-    return [
-        100 * boxes.with_boxes / boxes.images,
-        boxes.boxes / boxes.images,
-        *(None if side is None else 100 * side for side in sides),
-        100 * boxes.covered / boxes.images,
-    ]
+    rows = []
+    for name, scores, boxes in sources:
+        images = boxes.images or np.nan  # the sample may have none of a small source
+        sides = [boxes.side_quantile(q) for q in (0.1, 0.5, 0.9)]
+        row = [name, len(scores), float(np.mean(scores))]
+        row += [100 * boxes.with_boxes / images, boxes.boxes / images]
+        row += [None if side is None else 100 * side for side in sides]
+        rows.append([*row, 100 * boxes.covered / images])
+    return rows
 
 
 def _percent_above(counts: np.ndarray) -> np.ndarray:

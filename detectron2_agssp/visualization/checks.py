@@ -36,12 +36,9 @@ def as_map(values: np.ndarray, what: str = "an anomaly map") -> np.ndarray:
 
 def as_range(value_range: tuple[float, float]) -> tuple[float, float]:
     """(low, high), finite, low < high."""
-    if len(value_range) != 2:
-        raise ValueError(f"value_range must be (low, high), got {value_range!r}")
-    low, high = (float(value) for value in value_range)
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"value_range must be finite with low < high, got {value_range!r}")
-    return low, high
+    if len(value_range) == 2 and np.isfinite(value_range).all() and value_range[0] < value_range[1]:
+        return value_range
+    raise ValueError(f"value_range must be (low, high), finite, low < high; got {value_range!r}")
 
 
 def as_boxes(boxes: np.ndarray) -> np.ndarray:

@@ -129,13 +129,11 @@ def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
         raise ValueError("at least one row is expected, got none")
     pictures = [as_rgb(row) for row in rows]
     width = max(picture.shape[1] for picture in pictures)
-    heights = [picture.shape[0] for picture in pictures]
-    sheet = np.full((sum(heights) + _GAP * (len(rows) - 1), width, 3), _PAPER, np.uint8)
-    top = 0
+    parts = []
     for picture in pictures:
-        sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
-        top += picture.shape[0] + _GAP
-    return sheet
+        padding = ((0, _GAP), (0, width - picture.shape[1]), (0, 0))
+        parts.append(np.pad(picture, padding, constant_values=_PAPER))
+    return np.vstack(parts)[:-_GAP]
 
 
 def message_tile(text: str, height: int, width: int) -> np.ndarray:

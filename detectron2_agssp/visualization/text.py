@@ -55,32 +55,25 @@ def fit_text(text: str, height: int, width: int) -> np.ndarray:
     while coverage.shape[1] > width and height > SMALLEST_HEIGHT:
         height = max(SMALLEST_HEIGHT, min(height - 1, height * width // coverage.shape[1]))
         coverage = render_text(line, height)
-    keep = len(line)
-    while coverage.shape[1] > width and keep > 0:
+    while coverage.shape[1] > width and line:
         # Jump close to the fitting length at once, then shorten letter by letter.
-        keep = min(keep - 1, keep * width // coverage.shape[1])
-        coverage = render_text(line[:keep].rstrip() + "...", height)
+        keep = min(len(line) - 1, len(line) * width // coverage.shape[1])
+        line = line[:keep].rstrip()
+        coverage = render_text(f"{line}...", height)
     return coverage[:, : max(width, 1)]
 
 
 def paint_text(
     image: np.ndarray, coverage: np.ndarray, left: int, top: int, color: tuple[int, int, int]
 ) -> None:
-    """Paint a rendered line into a picture, in place; what falls outside is cut off.
+    """Paint a rendered line into a picture, in place; what does not fit is cut off.
 
     Args:
         image: (H, W, 3) uint8.
         coverage: (h, w) float32 in [0, 1], from :func:`render_text` or :func:`fit_text`.
-        left, top: where the line's upper left corner goes, in pixels.
+        left, top: where the line's upper left corner goes, in pixels, 0 or more.
         color: RGB of the letters, in [0, 255].
     """
-    height, width = image.shape[:2]
-    rows = slice(max(top, 0), min(top + coverage.shape[0], height))
-    columns = slice(max(left, 0), min(left + coverage.shape[1], width))
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return
-    weight = coverage[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None
-    ]
-    region = image[rows, columns]
+    region = image[top:, left:][: coverage.shape[0], : coverage.shape[1]]
+    weight = coverage[: region.shape[0], : region.shape[1], None]
     region[:] = np.rint(region * (1 - weight) + np.float32(color) * weight).astype(np.uint8)
