@@ -13,7 +13,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     if "AGSSP" in cfg:
         return cfg
 
-    # Training mapper: "" (Detectron2's own), "AnomalyMapMapper" (AGBP) or "PseudoBoxMapper" (AGDP).
+    # Mapper: "" (Detectron2's own), "AnomalyMapMapper" (AGBP), "PseudoBoxMapper" (AGDP), or
+    # "DetectionMapper" (fine-tuning): Detectron2's with the images read as maps' are. All but ""
+    # test on images that are read that way.
     cfg.AGSSP = CfgNode({"MAPPER": ""})
 
     # ---- Stage 0: anomaly maps -------------------------------------------------------------
@@ -128,8 +130,13 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
 
     # ---- Images ------------------------------------------------------------------------------
     image_input = cfg.AGSSP.INPUT = CfgNode()
-    # Significant bits of images stored with 16: 0 means all 16; 12 for a 12-bit camera.
+    # How AGSSP's mappers and maps read images; a file with values beyond its scale is refused.
+    # Significant bits of integers stored with more than 8: 0 means 16; 12 for a 12-bit camera.
     image_input.BIT_DEPTH = 0
+    # White in floating-point images (TIFF, EXR, HDR); black is 0.
+    image_input.FLOAT_MAX = 1.0
+    # Of an image, at most: a larger one is refused before it is decoded.
+    image_input.MAX_PIXELS = 100_000_000
     # AGBP augmentation, beside INPUT.MIN_SIZE_TRAIN, CROP and RANDOM_FLIP. Degrees, (min, max).
     image_input.ROTATION = (0.0, 0.0)
     # Largest relative change of brightness, contrast and saturation, each in [0, 1); image only.

@@ -99,7 +99,7 @@ class Workspace:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TRAIN = (name,)
-        cfg.AGSSP.MAPPER = ""
+        cfg.AGSSP.MAPPER = "DetectionMapper"
         # Images without a box are negatives, as PseudoBoxMapper's are.
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
         return cfg

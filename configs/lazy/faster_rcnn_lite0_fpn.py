@@ -4,6 +4,8 @@
 from detectron2 import model_zoo
 from detectron2.layers import ShapeSpec
 
+from detectron2_agssp.data import DetectionMapper
+
 from .common_lite0 import backbone, lr_multiplier, optimizer, pixels, train  # noqa: F401
 
 dataset_names = {"train": "neu_det_train_10pct_draw0", "test": "neu_det_test"}
@@ -37,6 +39,9 @@ dataloader.train.update(total_batch_size=8, num_workers=2)
 dataloader.test.dataset.names = "${dataset_names.test}"
 dataloader.test.mapper.augmentations[0].update(short_edge_length=256, max_size=512)
 dataloader.test.num_workers = 2
+for loader in (dataloader.train, dataloader.test):
+    # Images are read as those of the maps are.
+    loader.mapper._target_ = DetectionMapper
 
 train.max_iter = 250
 train.output_dir = "output/lazy/faster_rcnn_lite0_fpn"

@@ -1,5 +1,6 @@
 """Data sets, mappers and the images they read."""
 
+from detectron2_agssp.data.detection_mapper import DetectionMapper
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY, build_mapper
 from detectron2_agssp.data.mappers import AnomalyMapMapper, PseudoBoxMapper
 from detectron2_agssp.data.unlabeled import register_map_folders, register_unlabeled
@@ -7,6 +8,7 @@ from detectron2_agssp.data.unlabeled import register_map_folders, register_unlab
 __all__ = [
     "MAPPER_REGISTRY",
     "AnomalyMapMapper",
+    "DetectionMapper",
     "PseudoBoxMapper",
     "build_mapper",
     "register_map_folders",

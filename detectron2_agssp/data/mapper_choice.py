@@ -19,8 +19,8 @@ returns a callable from a data set's dict to a model's input.
 def build_mapper(cfg, is_train: bool = True) -> Callable[[dict], dict]:
     """The mapper that ``cfg.AGSSP.MAPPER`` names; Detectron2's ``DatasetMapper`` where it is "".
 
-    ``cfg`` may be a config without an AGSSP node. Testing always uses Detectron2's own, except for
-    AGBP, whose evaluation needs the map as well.
+    ``cfg`` may be a config without an AGSSP node. A mapper of training only is replaced in testing
+    by ``DetectionMapper``, which reads images as it does.
 
     Raises:
         ValueError: the name is not registered (the message lists what is).
@@ -30,7 +30,7 @@ def build_mapper(cfg, is_train: bool = True) -> Callable[[dict], dict]:
         return DatasetMapper(cfg, is_train)
     mapper = get_registered(MAPPER_REGISTRY, name, key="AGSSP.MAPPER")
     if not is_train and not getattr(mapper, "serves_testing", False):
-        return DatasetMapper(cfg, is_train)
+        mapper = MAPPER_REGISTRY.get("DetectionMapper")
     return mapper(cfg, is_train)
 
 

@@ -16,7 +16,7 @@ from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
-from detectron2_agssp.io.images import read_image
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.store import load_map
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,16 @@ logger = logging.getLogger(__name__)
 class _MapMapper:
     """Reads an image and its map, and moves both through the same augmentations."""
 
-    def __init__(self, *, augmentations: list, image_format: str = "BGR", bit_depth: int = 0):
+    def __init__(
+        self,
+        *,
+        augmentations: list,
+        image_format: str = "BGR",
+        reader: ImageReader | None = None,
+    ):
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
-        self.bit_depth = bit_depth
+        self.reader = reader or ImageReader()
         logger.info("%s: augmentations %s", type(self).__name__, augmentations)
 
     def _load(self, dataset_dict: dict) -> MapAugInput:
@@ -38,7 +44,7 @@ class _MapMapper:
                 f"{dataset_dict.get('file_name')!r} has no 'map_file'. Register map folders with "
                 "detectron2_agssp.data.register_unlabeled, or set AGSSP.MAPPER to ''."
             )
-        image = read_image(dataset_dict["file_name"], self.image_format, self.bit_depth)
+        image = self.reader(dataset_dict["file_name"], self.image_format)
         height, width = image.shape[:2]
         expected = (dataset_dict["height"], dataset_dict["width"])
         if (height, width) != expected:
@@ -66,24 +72,28 @@ class AnomalyMapMapper(_MapMapper):
     Args:
         augmentations: Detectron2 augmentations; geometry moves the map too, colour does not.
         image_format: "RGB" or "BGR".
-        bit_depth: see :func:`~detectron2_agssp.io.images.read_image`.
+        reader: how images are read; None is ``ImageReader()``.
     """
 
     # Evaluation of maps needs the target as well.
     serves_testing = True
 
     @configurable
-    def __init__(self, *, augmentations: list, image_format: str = "BGR", bit_depth: int = 0):
-        super().__init__(
-            augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
-        )
+    def __init__(
+        self,
+        *,
+        augmentations: list,
+        image_format: str = "BGR",
+        reader: ImageReader | None = None,
+    ):
+        super().__init__(augmentations=augmentations, image_format=image_format, reader=reader)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
         return {
             "augmentations": build_map_augmentation(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
-            "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
+            "reader": ImageReader(cfg),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -113,11 +123,9 @@ class PseudoBoxMapper(_MapMapper):
         augmentations: list,
         rules: BoxRule | dict[str, BoxRule],
         image_format: str = "BGR",
-        bit_depth: int = 0,
+        reader: ImageReader | None = None,
     ):
-        super().__init__(
-            augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
-        )
+        super().__init__(augmentations=augmentations, image_format=image_format, reader=reader)
         self.rules = rules
 
     @classmethod
@@ -132,7 +140,7 @@ class PseudoBoxMapper(_MapMapper):
             "augmentations": augmentations,
             "rules": rules,
             "image_format": cfg.INPUT.FORMAT,
-            "bit_depth": cfg.AGSSP.INPUT.BIT_DEPTH,
+            "reader": ImageReader(cfg),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:

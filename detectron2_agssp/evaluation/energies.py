@@ -19,7 +19,7 @@ from detectron2_agssp.evaluation.map_folder import resize_mask, table_of
 from detectron2_agssp.evaluation.metrics_stream import MapMetrics
 from detectron2_agssp.evaluation.tables import format_rows
 from detectron2_agssp.evaluation.truth import ground_truth
-from detectron2_agssp.io.images import list_images, read_image
+from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.maps.image_stream import source_of
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 
@@ -91,11 +91,12 @@ def energy_metrics(
     if size < 1:
         raise ValueError(f"size must be positive, got {size}.")
     truth = ground_truth(truth_path, threshold)
+    reader = ImageReader(cfg)
     metrics: dict[str, dict[str, MapMetrics]] = {name: {} for name in model.in_features}
     scales: dict[str, float] = {}
     paths = tqdm(list_images(image_root), desc="energies", unit="img", disable=not progress)
     for path in paths:
-        image = read_image(os.path.join(image_root, path), bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH)
+        image = reader(os.path.join(image_root, path))
         height, width = image.shape[:2]
         entry = {"image": path, "height": height, "width": width}
         known = truth({**entry, "source": source_of(path, image_root)})

@@ -113,6 +113,7 @@ def _settings(cfg) -> dict:
         "SCORER": scorer,
         "CALIBRATION": settings_of(cfg.AGSSP.CALIBRATION),
         "BIT_DEPTH": cfg.AGSSP.INPUT.BIT_DEPTH,
+        "FLOAT_MAX": cfg.AGSSP.INPUT.FLOAT_MAX,
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detectron2_agssp.io.images import read_image
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.manifest import seeded_rank
 
@@ -63,7 +63,7 @@ class ImageLoader:
         geometry: how images become crops.
         batch_size: crops a batch for the scorer.
         num_workers: processes; 0 decodes in this one.
-        bit_depth: see :func:`~detectron2_agssp.io.images.read_image`.
+        reader: how images are read.
         separate_sources: groups hold images of one source.
     """
 
@@ -74,7 +74,7 @@ class ImageLoader:
         geometry: InputGeometry,
         batch_size: int,
         num_workers: int = 0,
-        bit_depth: int = 0,
+        reader: ImageReader | None = None,
         separate_sources: bool = False,
     ):
         if batch_size < 1:
@@ -85,7 +85,7 @@ class ImageLoader:
         factor = {"square": batch_size, "aspect": batch_size * ASPECT_CHUNK, "tile": 1}
         self.chunk_size = factor[geometry.mode]
         self.num_workers = num_workers
-        self.dataset = _DecodedImages(image_root, geometry, bit_depth)
+        self.dataset = _DecodedImages(image_root, geometry, reader or ImageReader())
         self.collate = _Collate(separate_sources)
 
     def __call__(self, paths: Iterable[str]) -> Iterator[DecodedBatch]:
@@ -101,14 +101,14 @@ class ImageLoader:
 
 
 class _DecodedImages(Dataset):
-    def __init__(self, root: str | Path, geometry: InputGeometry, bit_depth: int):
+    def __init__(self, root: str | Path, geometry: InputGeometry, reader: ImageReader):
         self.root = str(root)
         self.geometry = geometry
-        self.bit_depth = bit_depth
+        self.reader = reader
 
     def __getitem__(self, path: str):
         try:
-            image = read_image(os.path.join(self.root, path), bit_depth=self.bit_depth)
+            image = self.reader(os.path.join(self.root, path))
         except (ValueError, OSError) as error:
             return {"image": path, "reason": f"{type(error).__name__}: {error}"}
         height, width = image.shape[:2]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.geometry import InputGeometry, assemble
 from detectron2_agssp.maps.image_stream import DecodedBatch, ImageLoader
 from detectron2_agssp.scoring.base import AnomalyScorer
@@ -32,7 +33,7 @@ def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoa
         geometry=input_geometry(cfg, scorer),
         batch_size=settings.BATCH_SIZE,
         num_workers=num_workers,
-        bit_depth=cfg.AGSSP.INPUT.BIT_DEPTH,
+        reader=ImageReader(cfg),
         separate_sources=scorer.fit_sample == "per_source",
     )
 

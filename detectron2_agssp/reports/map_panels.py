@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.io.files import atomic_write
-from detectron2_agssp.io.images import read_image
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.manifest import seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
 from detectron2_agssp.visualization import anomaly_panel, message_tile
@@ -46,7 +46,12 @@ class MapPainter:
         self.image_root = find_image_root(map_root, image_root)
         # That of the maps, so that the image is shown as the scorer saw it.
         recorded = self.store.read_scorer() or {}
-        self.bit_depth = recorded.get("BIT_DEPTH", cfg.AGSSP.INPUT.BIT_DEPTH)
+        settings = cfg.AGSSP.INPUT
+        self.read_image = ImageReader(
+            bit_depth=recorded.get("BIT_DEPTH", settings.BIT_DEPTH),
+            float_max=recorded.get("FLOAT_MAX", settings.FLOAT_MAX),
+            max_pixels=settings.MAX_PIXELS,
+        )
         self.missing = 0
 
     def __call__(
@@ -78,7 +83,7 @@ class MapPainter:
         # Not pathlib, which would take the double slash out of "s3://bucket".
         path = os.path.join(self.image_root, entry["image"])
         try:
-            image = read_image(path, bit_depth=self.bit_depth)
+            image = self.read_image(path)
         except FileNotFoundError:
             self.missing += 1
             return message_tile("image is not there", rows, columns), " (the image is not there)"

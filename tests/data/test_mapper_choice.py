@@ -13,6 +13,7 @@ from PIL import Image
 from detectron2_agssp import plugin
 from detectron2_agssp.data import (
     AnomalyMapMapper,
+    DetectionMapper,
     PseudoBoxMapper,
     build_mapper,
     register_unlabeled,
@@ -50,7 +51,8 @@ def mapper_in(loader):
     [
         ("", DatasetMapper, DatasetMapper),
         ("AnomalyMapMapper", AnomalyMapMapper, AnomalyMapMapper),
-        ("PseudoBoxMapper", PseudoBoxMapper, DatasetMapper),
+        ("PseudoBoxMapper", PseudoBoxMapper, DetectionMapper),
+        ("DetectionMapper", DetectionMapper, DetectionMapper),
     ],
 )
 def test_loaders(cfg, name, training, testing):
@@ -80,7 +82,9 @@ def test_a_mapper_that_is_passed_is_taken(cfg):
 
 def test_unknown_name_lists_the_choices(cfg):
     cfg.AGSSP.MAPPER = "MapMapper"
-    message = r"AGSSP\.MAPPER is 'MapMapper'.*'AnomalyMapMapper', 'PseudoBoxMapper'"
+    message = (
+        r"AGSSP\.MAPPER is 'MapMapper'.*'AnomalyMapMapper', 'DetectionMapper', 'PseudoBoxMapper'"
+    )
     with pytest.raises(ValueError, match=message):
         build_detection_train_loader(cfg)
     with pytest.raises(ValueError, match=message):

@@ -13,6 +13,7 @@ from PIL import Image
 from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.data import AnomalyMapMapper, PseudoBoxMapper, register_unlabeled
+from detectron2_agssp.io.images import ImageReader
 
 HEIGHT, WIDTH = 60, 90
 
@@ -94,7 +95,7 @@ def test_channel_order_and_depth(dicts):
     torch.testing.assert_close(bgr, rgb.flip(0))
     deep = np.full((HEIGHT, WIDTH), 4095, np.uint16)
     Image.fromarray(deep).save(dicts[0]["file_name"])
-    mapper = AnomalyMapMapper(augmentations=[], bit_depth=12)
+    mapper = AnomalyMapMapper(augmentations=[], reader=ImageReader(bit_depth=12))
     assert mapper(dicts[0])["image"].min() == 255
 
 

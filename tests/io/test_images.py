@@ -1,44 +1,19 @@
 """Reading images: formats, depths, channel orders, and files that are none."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from detectron2_agssp.io.images import UnreadableImageError, list_images, read_image
-
-# ---- folders
-
-
-def test_listing(tmp_path):
-    names = ["b.PNG", "a.jpg", "a/z.tif", "a/b/c.JpEg", "a b/ü.webp", "c.bmp"]
-    others = ["a.txt", "png", "x.npy", ".hidden.png", ".git/a.png", "a/desktop.ini"]
-    for name in names + others:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    expected = ["a/b/c.JpEg", "a/z.tif", "a b/ü.webp", "a.jpg", "b.PNG", "c.bmp"]
-    assert list(list_images(tmp_path)) == expected
-    assert list(list_images(str(tmp_path))) == expected
-
-
-def test_links(tmp_path):
-    """Folders are followed through links, but not in a circle."""
-    for name in ("images/line", "elsewhere"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "a.png").touch()
-    (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "images/line/up").symlink_to(tmp_path / "images")
-    (tmp_path / "images/line/self").symlink_to(".")
-    assert list(list_images(tmp_path / "images")) == ["line/a.png", "linked/a.png"]
-
-
-def test_no_folder(tmp_path):
-    assert list(list_images(tmp_path)) == []
-    (tmp_path / "a.png").touch()
-    for path in (tmp_path / "gone", tmp_path / "a.png"):
-        with pytest.raises(FileNotFoundError, match=rf"{path.name}' does not exist or is not"):
-            list(list_images(path))
-
+from detectron2_agssp.io.images import (
+    ImageReader,
+    ImageScaleError,
+    UnreadableImageError,
+    read_image,
+)
 
 # ---- formats
 
@@ -104,22 +79,70 @@ def test_sixteen_bits(tmp_path, name, channels, bit_depth):
     np.testing.assert_array_equal(read_image(tmp_path / name, bit_depth=bit_depth), expected)
 
 
-def test_values_beyond_the_depth_are_white(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.array([[0, 4095, 5000, 65535]], np.uint16))
-    assert read_image(tmp_path / "a.png", bit_depth=12)[0, :, 0].tolist() == [0, 255, 255, 255]
-
-
-@pytest.mark.parametrize("scale", [1.0, 255.0])
-def test_floating_point(tmp_path, scale):
+@pytest.mark.parametrize("scale", [0.5, 1.0, 255.0, 4095.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floating_point(tmp_path, scale, channels):
     values = np.array([[0.0, 0.25, 1.0, np.nan]], np.float32) * scale
+    cv2.imwrite(str(tmp_path / "a.tif"), np.stack([values] * channels, axis=2))
+    image = read_image(tmp_path / "a.tif", float_max=scale)
+    assert image[0, :, 2].tolist() == [0, 64, 255, 0]
+
+
+def test_integers_of_32_bits(tmp_path):
+    values = np.array([[0, 2**18, 2**20 - 1]], np.int32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 64, 255, 0]
+    assert read_image(tmp_path / "a.tif", bit_depth=20)[0, :, 0].tolist() == [0, 64, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        (np.float32([[0.2, 1.004]]), {}, r"from 0\.2 to 1\.004.*FLOAT_MAX .*\(1\.004 or more"),
+        (np.float32([[0.2, 4000]]), {"float_max": 255}, "255 as white.*FLOAT_MAX"),
+        (np.float32([[-0.1, 0.5]]), {}, "from -0.1 to 0.5.*FLOAT_MAX"),
+        (np.float32([[0.5, np.inf]]), {}, "to inf.*FLOAT_MAX"),
+        (np.int32([[0, 2**20 - 1]]), {}, r"65535 as white.*BIT_DEPTH .*\(20 or more"),
+        (np.int32([[-1, 5]]), {"bit_depth": 32}, "from -1 to 5.*BIT_DEPTH"),
+        (np.uint16([[0, 4096]]), {"bit_depth": 12}, r"4095 as white.*BIT_DEPTH .*\(13 or more"),
+    ],
+)
+def test_one_scale_for_all_images(tmp_path, values, settings, message):
+    """A scale by each image's own values would make the same grey another one."""
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(ImageScaleError, match=rf"a\.tif' holds values .*{message}"):
+        read_image(tmp_path / "a.tif", **settings)
+
+
+def test_the_scale_is_the_config_s(tmp_path, tiny_cfg):
+    tiny_cfg.AGSSP.INPUT.FLOAT_MAX = 2.0
+    tiny_cfg.AGSSP.INPUT.BIT_DEPTH = 10
+    tiny_cfg.AGSSP.INPUT.MAX_PIXELS = 6
+    reader = ImageReader(tiny_cfg)
+    Image.fromarray(np.float32([[0, 1.004, 2]])).save(tmp_path / "a.tif")
+    assert reader(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 128, 255]
+    Image.fromarray(np.uint16([[0, 512, 1023]])).save(tmp_path / "a.png")
+    assert reader(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
+    Image.new("L", (7, 1)).save(tmp_path / "b.png")
+    with pytest.raises(UnreadableImageError, match=r"7 x 1 pixels, more than .*MAX_PIXELS \(6\)"):
+        reader(tmp_path / "b.png")
 
 
 def test_exif_orientation(tmp_path, colours):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
     Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(colours, -1))
+
+
+def test_exif_orientation_of_what_opencv_reads(tmp_path, colours):
+    deep = colours.astype(np.uint16) * 257
+    encoded = cv2.imencode(".png", deep[:, :, ::-1])[1].tobytes()
+    # Little-endian TIFF with one entry: orientation 6.
+    exif = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    chunk = b"eXIf" + exif
+    chunk = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    after_header = 33
+    (tmp_path / "a.png").write_bytes(encoded[:after_header] + chunk + encoded[after_header:])
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(colours, -1))
 
 
@@ -146,22 +169,20 @@ def test_opencv_is_not_asked_to_fill_a_truncated_jpeg(tmp_path, colours, monkeyp
         read_image(tmp_path / "a.jpg")
 
 
-def test_opencv_reads_what_pillow_does_not(tmp_path, colours, monkeypatch):
-    cv2.imwrite(str(tmp_path / "a.ras"), colours[:, :, ::-1])
-
-    def refuse(*arguments):
-        raise Image.UnidentifiedImageError
-
-    monkeypatch.setattr(Image, "open", refuse)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.ras"), colours)
+def test_opencv_reads_what_pillow_does_not(tmp_path, colours):
+    cv2.imwrite(str(tmp_path / "a.hdr"), colours[:, :, ::-1].astype(np.float32) / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "a.hdr").astype(int), colours, atol=2)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"image_format": "GRAY"}, "'RGB' or 'BGR', got 'GRAY'"),
-        ({"bit_depth": 7}, "0 or between 8 and 16, got 7"),
-        ({"bit_depth": 17}, "got 17"),
+        ({"bit_depth": 7}, "BIT_DEPTH must be 0 or between 8 and 32, got 7"),
+        ({"bit_depth": 33}, "got 33"),
+        ({"float_max": 0.0}, r"FLOAT_MAX must be positive, got 0\.0"),
+        ({"float_max": float("nan")}, "got nan"),
+        ({"max_pixels": 0}, "MAX_PIXELS must be positive, got 0"),
     ],
 )
 def test_bad_arguments(tmp_path, colours, settings, message):
