@@ -1,5 +1,6 @@
 """What the tests share: made images and maps, a small scorer's config, and optional real data."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def _existing(variable: str, default: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is not there; {variable} may name another place")
     return path
+
+
+@pytest.fixture(autouse=True)
+def loggers_that_caplog_sees(monkeypatch):
+    """Detectron2's trainer tells its logger, above this package's, to keep its own to itself."""
+    for name in ("detectron2", "detectron2_agssp", "fvcore"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ AGBP, AGDP and fine-tuning from the shipped configs."""
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,8 @@ def folder(tmp_path_factory) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    # Without the colours.
+    (folder / "console.txt").write_text(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
     return folder
 
 
@@ -181,6 +184,22 @@ def test_fine_tuning_starts_from_agdp(weights):
     frozen = ("conv_stem.", "blocks.0.", "blocks.1.")
     agdp, tuned = backbone_of(agdp), backbone_of(tuned)
     assert all(torch.equal(tuned[n], agdp[n]) for n in tuned if n.startswith(frozen))
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern"),
+    [
+        ("agbp", r"not from scratch: 'tf_efficientnet_lite0' .*'pip:efficientnet-lite0'"),
+        ("agdp", r"model_final\.pth: loaded backbone \((\d+) of \1 tensors\)\. The rest starts af"),
+        ("agdp", r"agssp_tiny_boxes: 4 boxes in 4 of 4 images, threshold 0\.800"),
+        ("finetune", r"Start afresh, as expected with 6 classes instead of 1: roi_heads\.box_pred"),
+    ],
+)
+def test_what_was_loaded_is_said_on_the_console_and_in_the_log(folder, outputs, stage, pattern):
+    if "boxes in" in pattern and outputs[stage].parent.name == "lazyconfig_train_net":
+        pytest.skip("a LazyConfig makes the rule itself")
+    assert re.search(pattern, (outputs[stage] / "log.txt").read_text())
+    assert re.search(pattern, (folder / "console.txt").read_text())
 
 
 def test_an_ap_comes_out(outputs):

@@ -12,7 +12,12 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from detectron2_agssp.checkpoint.coverage import bottom_up_of, bottom_up_prefix, check_backbone
+from detectron2_agssp.checkpoint.coverage import (
+    BOOKKEEPING,
+    bottom_up_of,
+    bottom_up_prefix,
+    check_backbone,
+)
 from detectron2_agssp.checkpoint.record import (
     AUTHOR,
     KEY,
@@ -129,7 +134,11 @@ def _announce(model, coverage, record, incompatible, source: str, is_backbone: b
     )
     logger.info("%s: loaded %s.%s", source, parts, why)
     expected = set(afresh)
-    incompatible.missing_keys[:] = [n for n in incompatible.missing_keys if n not in expected]
+    incompatible.missing_keys[:] = [
+        name
+        for name in incompatible.missing_keys
+        if name not in expected and not name.endswith(BOOKKEEPING)
+    ]
     incompatible.incorrect_shapes[:] = [
         entry for entry in incompatible.incorrect_shapes if entry[0] not in expected
     ]

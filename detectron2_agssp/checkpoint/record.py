@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import FPN, ResNet
+from detectron2.modeling import FPN, ResNet, SwinTransformer
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
 from detectron2_agssp.checkpoint.coverage import bottom_up_of, bottom_up_prefix
-from detectron2_agssp.modeling import AnomalyDistiller, TimmBackbone
+from detectron2_agssp.modeling import AnomalyDistiller, CSPDarknet, TimmBackbone, ViTBackbone
+from detectron2_agssp.modeling.backbone.cspdarknet import SIZES as CSPDARKNET_SIZES
+from detectron2_agssp.modeling.backbone.vit import SIZES as VIT_SIZES
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,23 @@ def backbone_settings(bottom_up: nn.Module) -> dict[str, Any]:
     """Config key -> value of what decides the layers of a backbone; {} where it is not known."""
     if isinstance(bottom_up, TimmBackbone):
         return {"AGSSP.TIMM.MODEL": bottom_up.model_name}
+    if isinstance(bottom_up, SwinTransformer):
+        return {
+            "AGSSP.SWIN.EMBED_DIM": bottom_up.embed_dim,
+            "AGSSP.SWIN.DEPTHS": [len(layer.blocks) for layer in bottom_up.layers],
+            "AGSSP.SWIN.WINDOW_SIZE": bottom_up.layers[0].window_size,
+        }
+    if isinstance(bottom_up, ViTBackbone):
+        width, depth = bottom_up.patch_embed.proj.out_channels, len(bottom_up.blocks)
+        sizes = {(size.embed_dim, size.depth): name for name, size in VIT_SIZES.items()}
+        return {
+            "AGSSP.VIT.SIZE": sizes.get((width, depth), f"{width} channels, {depth} blocks"),
+            "AGSSP.VIT.PATCH_SIZE": bottom_up.patch_embed.proj.kernel_size[0],
+        }
+    if isinstance(bottom_up, CSPDarknet):
+        stem = bottom_up.stem.conv.out_channels
+        sizes = {size.stem: name for name, size in CSPDARKNET_SIZES.items()}
+        return {"AGSSP.CSPDARKNET.SIZE": sizes.get(stem, f"{stem} channels in the stem")}
     if not isinstance(bottom_up, ResNet):
         return {}
     first = bottom_up.stages[0][0]

@@ -11,10 +11,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
+from detectron2_agssp.data.box_counts import count_boxes
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.store import load_map
@@ -135,7 +137,11 @@ class PseudoBoxMapper(_MapMapper):
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         map_roots = _map_roots(cfg.DATASETS.TRAIN)
         rules = {root: BoxRule.from_config(cfg, root) for root in map_roots}
-        logger.info("Pseudo-boxes: %s", rules)
+        if is_train and comm.is_main_process():
+            for name in cfg.DATASETS.TRAIN:
+                map_root = MetadataCatalog.get(name).get("map_root", None)
+                if map_root is not None:
+                    logger.info("%s: %s", name, count_boxes(name, rules[map_root]))
         return {
             "augmentations": augmentations,
             "rules": rules,

@@ -41,9 +41,7 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
-    for name in ("detectron2_agssp", "detectron2", "fvcore"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+def log(caplog):
     caplog.set_level(logging.INFO)
     return lambda level="": [
         record.getMessage()
@@ -313,3 +311,57 @@ def test_code_in_a_weight_file_is_not_run(tmp_path):
         with pytest.raises(WeightFileError, match=f"{name} holds more than tensors"):
             load_weights(resnet(50), tmp_path / name)
     assert not marker.exists()
+
+
+SWIN = {
+    "AGSSP.SWIN.DEPTHS": (1, 1, 2, 1),
+    "AGSSP.SWIN.EMBED_DIM": 8,
+    "AGSSP.SWIN.NUM_HEADS": (1, 1, 2, 2),
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "expected"),
+    [
+        (
+            "build_swin_backbone",
+            SWIN,
+            {
+                "AGSSP.SWIN.EMBED_DIM": 8,
+                "AGSSP.SWIN.DEPTHS": [1, 1, 2, 1],
+                "AGSSP.SWIN.WINDOW_SIZE": 7,
+            },
+        ),
+        (
+            "build_vit_backbone",
+            {"AGSSP.VIT.SIZE": "tiny", "AGSSP.DISTILL.IN_FEATURES": ("last_feat",)},
+            {"AGSSP.VIT.SIZE": "tiny", "AGSSP.VIT.PATCH_SIZE": 16},
+        ),
+        (
+            "build_cspdarknet_backbone",
+            {"AGSSP.CSPDARKNET.SIZE": "nano"},
+            {"AGSSP.CSPDARKNET.SIZE": "nano"},
+        ),
+    ],
+)
+def test_backbones_by_yaml_record_their_size_and_load_again(
+    backbone, settings, expected, tmp_path, log
+):
+    one_level = {"AGSSP.DISTILL.LOSS_WEIGHTS": (1.0,)} if "vit" in backbone else {}
+    config = ("agbp/R50.yaml", SMALL_R50, {"MODEL.BACKBONE.NAME": backbone}, settings, one_level)
+    path = export_backbone(make_model(*config), tmp_path / "backbone.pth")
+    recorded = torch.load(path, weights_only=True)["agssp"]
+    assert recorded["settings"]["backbone"] == expected
+    coverage = load_weights(make_model(*config, seed=1), path)
+    assert coverage["backbone"].missing == ()
+    assert log("WARNING") == []
+
+
+def test_a_swin_with_a_block_more_is_refused(tmp_path):
+    config = ("agbp/R50.yaml", {"MODEL.BACKBONE.NAME": "build_swin_backbone"}, SWIN)
+    deeper = make_model(*config, {"AGSSP.SWIN.DEPTHS": (1, 1, 3, 1)}).backbone
+    torch.save({"model": deeper.state_dict(), "matching_heuristics": True}, tmp_path / "swin.pth")
+    with pytest.raises(BackboneCoverageError, match=r"Left over:\n  layers\.2\.blocks\.2$"):
+        load_weights(make_model(*config), tmp_path / "swin.pth")

@@ -189,10 +189,7 @@ def test_resuming_restores_all_of_agbp(distiller, tmp_path):
 
 
 @pytest.fixture
-def messages(caplog, monkeypatch):
-    """Log messages; Detectron2's logger may have been told to keep its own to itself."""
-    for name in ("detectron2_agssp", "detectron2", "fvcore"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+def messages(caplog):
     caplog.set_level(logging.WARNING)
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 

@@ -1,6 +1,7 @@
 """The mappers: an image and its map, or its pseudo-boxes, through one augmentation."""
 
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.data import AnomalyMapMapper, PseudoBoxMapper, register_unlabeled
+from detectron2_agssp.data.box_counts import count_boxes
 from detectron2_agssp.io.images import ImageReader
 
 HEIGHT, WIDTH = 60, 90
@@ -177,6 +179,17 @@ def test_box_mapper_from_a_config(cfg, dicts):
     testing = PseudoBoxMapper(cfg, is_train=False)
     assert [type(one) for one in testing.augmentations.augs] == [T.ResizeShortestEdge]
     assert testing(dicts[0])["instances"].image_size == (120, 180)
+
+
+def test_the_boxes_are_counted_at_the_start(cfg, caplog):
+    caplog.set_level(logging.INFO)
+    PseudoBoxMapper(cfg)
+    assert "blobs: 1 boxes in 1 of 2 images, threshold 0.400" in caplog.text
+    caplog.clear()
+    PseudoBoxMapper(cfg, is_train=False)
+    assert "boxes in" not in caplog.text
+    few = count_boxes("blobs", BoxRule(0.5), max_images=1)
+    assert str(few) == "1 boxes in 1 of 1 images (a sample of 2), threshold 0.500"
 
 
 def test_settings_reach_the_boxes(dicts):
