@@ -2,6 +2,8 @@
 
 import logging
 
+# Each room's classes register themselves when it is imported.
+from detectron2_agssp import boxes, data, evaluation, maps, modeling, ops, scoring  # noqa: F401
 from detectron2_agssp.checkpoint.stock import install_coverage_check
 from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets

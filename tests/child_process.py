@@ -49,6 +49,11 @@ def run_script(script: Path | str, *arguments, output: Path) -> Finished:
     return Finished(code, *(file.read_text() for file in files))
 
 
+def run_command(*arguments, output: Path) -> Finished:
+    """Runs ``agssp ARGUMENTS`` as :func:`run_script` does."""
+    return run_script("detectron2_agssp", *arguments, output=output)
+
+
 def _run_script(script: str, arguments: list[str], files: list[Path]) -> None:
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

@@ -79,7 +79,7 @@ def main() -> None:
         pip("--no-deps", "--require-hashes", *selection, "--requirement", str(DETECTRON2))
     pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     stamp.write_text(stamp_content)
-    print("Set-up done. What is there: python -m detectron2_agssp.utils.collect_env", flush=True)
+    print("Set-up done. What is there: agssp info", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from tabulate import tabulate
 
 from benchmarks.machine import describe_machine
 from benchmarks.maps.throughput import measure_throughput
-from detectron2_agssp.utils.command_line import add_config_arguments, config_from, readable_errors
+from detectron2_agssp.io.config_reading import config_from
+from detectron2_agssp.utils.command_line import add_config_arguments, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 

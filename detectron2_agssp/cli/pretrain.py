@@ -1,9 +1,13 @@
-"""``agssp pretrain``: the whole method on a folder of images."""
+"""Pretrains a detector on a folder of images: the whole method, without labels.
+
+Maps, AGBP, further rounds of both, and AGDP, in order; what is there already is kept, so that the
+same command goes on after an interruption.
+"""
 
 import argparse
 
 HELP = "pretrain a detector on unlabelled images: maps, AGBP, further rounds, AGDP"
-EXAMPLE = "agssp pretrain IMAGES OUT --detector faster_rcnn_R50_fpn AGDP.SOLVER.BASE_LR 0.005"
+EXAMPLE = "agssp pretrain images out --detector faster_rcnn_R50_fpn AGDP.SOLVER.BASE_LR 0.005"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "opts",
         nargs="*",
+        default=[],
         metavar="KEY VALUE",
         help="settings of all stages, or of one: MAPS., AGBP., ENERGY. or AGDP. before KEY",
     )

@@ -1,7 +1,6 @@
 """The configs that come with the package, and ``agssp://``, which names them wherever Detectron2
 reads a file: ``agssp://agbp/R50.yaml``."""
 
-import difflib
 import logging
 import os
 import posixpath
@@ -12,6 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathHandler, PathManager
 from fvcore.common.file_io import PathManager as fvcore_path_manager
 from iopath.common.file_io import g_pathmgr
+
+from detectron2_agssp.utils.suggestions import did_you_mean
 
 PREFIX = "agssp://"
 
@@ -44,10 +45,12 @@ def config_path(name: str) -> Path:
     if path.is_file():
         return path
     names = config_names()
-    nearest = difflib.get_close_matches(inside, names, n=1, cutoff=0.5)
-    others = ", ".join(sorted({name.split("/")[0] for name in names}))
-    hint = f"Did you mean {PREFIX}{nearest[0]}?" if nearest else f"There are configs in: {others}."
-    raise FileNotFoundError(f"There is no shipped config {PREFIX}{inside}. {hint}")
+    hint = did_you_mean(f"{PREFIX}{inside}", (f"{PREFIX}{name}" for name in names), cutoff=0.7)
+    if not hint:
+        hint = (
+            f" There are configs in: {', '.join(sorted({name.split('/')[0] for name in names}))}."
+        )
+    raise FileNotFoundError(f"There is no shipped config {PREFIX}{inside}.{hint}")
 
 
 def _inside(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Versions, devices, and what is missing: ``python -m detectron2_agssp.utils.collect_env``."""
+"""Versions, devices, and what is missing: what ``agssp info`` prints."""
 
 import importlib.util
 import platform
@@ -111,14 +111,3 @@ def _torch_rows() -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-def main() -> None:
-    rows = collect_environment()
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value}")
-
-
-if __name__ == "__main__":
-    main()

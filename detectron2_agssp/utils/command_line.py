@@ -1,53 +1,145 @@
-"""What the tools share: a config from a yaml file and KEY VALUE pairs, and readable errors."""
+"""What the command lines share: a parser, arguments, readable errors, several processes.
+
+Imports nothing large, so that a help is printed at once.
+"""
 
 import argparse
 import contextlib
 import itertools
+import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import NoReturn
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2_agssp.utils.suggestions import did_you_mean
+
+WRONG_USAGE = 2  # exit code of every expected error
+INTERRUPTED = 130
+# Set to 1, it shows where an expected error came from.
+TRACEBACK_VARIABLE = "AGSSP_TRACEBACK"
+GO_ON = "The same command again goes on where this one stopped."
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser without abbreviated options, whose errors are one line, and which takes
+    positional arguments and options in any order."""
+
+    def __init__(self, prog: str, description: str, example: str = ""):
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"example:\n  {example}" if example else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The parsed arguments; a mistyped option is answered with the nearest one."""
+        args, unknown = self.parse_known_intermixed_args(arguments)
+        for argument in unknown:
+            option = argument.split("=")[0]
+            self.error(
+                f"There is no option {option}.{did_you_mean(option, self._option_string_actions)}"
+            )
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (See {self.prog} --help.)", file=sys.stderr)
+        raise SystemExit(WRONG_USAGE)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--config-file`` and the KEY VALUE pairs of train_net.py; parse with
-    ``parse_intermixed_args``, so that they may stand in any order."""
-    parser.add_argument("--config-file", default="", metavar="FILE", help="yaml with settings")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs that override the config")
+    """``--config-file``, ``--allow-unsafe-config`` and the KEY VALUE pairs of train_net.py, which
+    ``io.config_reading.config_from`` reads."""
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="yaml with settings: a path, or a shipped one such as agssp://agbp/R50.yaml",
+    )
+    parser.add_argument(
+        "--allow-unsafe-config",
+        action="store_true",
+        help="let the yaml build Python objects, which can run any code: for files you trust",
+    )
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="pairs that override the config, such as AGSSP.BOXES.MARGIN 0.2",
+    )
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--num-gpus`` and the others of ``detectron2.engine.launch``, as in train_net.py."""
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs of this machine")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0")
-
-
-def config_from(args: argparse.Namespace) -> CfgNode:
-    """Detectron2's defaults, the file and the pairs of :func:`add_config_arguments`, frozen."""
-    cfg = get_cfg()
-    try:
-        if args.config_file:
-            cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except (AssertionError, KeyError, yaml.YAMLError) as error:
-        # The first two are how yacs says that a key does not exist, or that a value is missing.
-        raise ValueError(f"{args.config_file or 'The config'} or {args.opts}: {error}") from error
-    cfg.freeze()
-    return cfg
+    """The arguments of :func:`launch`, as in train_net.py."""
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes of this machine, a GPU each"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines in all")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="I", help="number of this machine, from 0"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="tcp://HOST:PORT of machine 0, where there are several",
+    )
 
 
 @contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
-    """Prints the message of an expected error, without a traceback, and exits with 2."""
+def readable_errors(go_on: str = GO_ON) -> Iterator[None]:
+    """Prints the message of an expected error, without a traceback, and exits with 2; after Ctrl-C
+    prints ``go_on`` and exits with 130."""
     try:
         yield
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        print(f"\nInterrupted. {go_on}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # The reader, such as `head`, has seen enough; Python would complain again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from error
+    except (ValueError, OSError, ImportError, KeyError, AssertionError, ArithmeticError) as error:
+        # Detectron2 asserts what a config or a data set must be; without words it is a defect.
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not str(error):
+            raise
+        # As text, a KeyError is its message in quotes.
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(WRONG_USAGE) from error
+
+
+def launch(function: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Calls ``function(args)`` in as many processes as the arguments of
+    :func:`add_launch_arguments` say; ``function`` can be imported by its name."""
+    from detectron2.engine import launch as launch_processes
+    from torch.multiprocessing import ProcessExitedException
+
+    alone = args.num_gpus * args.num_machines == 1
+    try:
+        launch_processes(
+            function if alone else _run_readably,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,) if alone else (function, args),
+            # The others wait while the first process fits a scorer.
+            timeout=timedelta(days=7),
+        )
+    except ProcessExitedException as error:
+        # It has said why.
+        raise SystemExit(error.exit_code) from error
+
+
+def _run_readably(function: Callable, args: argparse.Namespace) -> None:
+    with readable_errors():
+        function(args)
 
 
 def split_config_pairs(arguments: list[str]) -> tuple[list[str], list[str]]:

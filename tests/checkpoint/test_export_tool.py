@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from tests.child_process import run_script
+from tests.child_process import run_command
 from tests.tiny_models import SMALL_R50, make_cfg, make_model, randomize
 
 
@@ -20,7 +20,7 @@ def run_dir(tmp_path):
 
 
 def export(folder, *arguments):
-    return run_script("detectron2_agssp.cli.backbone", *arguments, output=folder)
+    return run_command("backbone", *arguments, output=folder)
 
 
 def test_exports_the_checkpoint_and_records_its_config(run_dir):

@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
 from detectron2_agssp.checkpoint.openmmlab import convert_checkpoint, convert_openmmlab
-from detectron2_agssp.cli import convert as cli
+from detectron2_agssp.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("AGSSP_SHARED_GOLDEN", ROOT.parent / "shared" / "golden"))
@@ -243,8 +243,8 @@ def test_swin_tensors_of_another_meaning_are_refused(key, change, message):
 
 @pytest.fixture(scope="module")
 def convert():
-    """``main`` of the command-line tool."""
-    return cli.main
+    """The command line, in this process."""
+    return lambda arguments: main(["convert", *arguments])
 
 
 def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):
@@ -276,24 +276,29 @@ def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
 
-def test_cli_takes_the_statistics_of_a_bgr_model_and_has_no_default_for_them(convert, tmp_path):
+def test_cli_takes_the_statistics_of_a_bgr_model_and_has_no_default(convert, tmp_path, capsys):
     source, target = tmp_path / "mm.pth", tmp_path / "d2.pth"
     torch.save(mm_swin(), source)
     arguments = [str(source), str(target), "--format", "BGR", "--pixel-mean", "1", "2", "3"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         convert(arguments)
+    assert "--format BGR needs --pixel-mean and --pixel-std" in capsys.readouterr().err
     convert([*arguments, "--pixel-std", "4", "5", "6"])
     agssp = torch.load(target, weights_only=True)["agssp"]
     assert (agssp["pixel_mean"], agssp["pixel_std"]) == ([1, 2, 3], [4, 5, 6])
     assert agssp["format"] == "BGR"
 
 
-def test_cli_refuses_files_it_cannot_read_safely_or_does_not_know(convert, tmp_path):
+def test_cli_refuses_what_it_cannot_read_safely_or_does_not_know(convert, tmp_path, capsys):
     source, target = tmp_path / "mm.pth", tmp_path / "d2.pth"
     torch.save({"state_dict": mm_swin(), "message_hub": argparse.Namespace()}, source)
-    with pytest.raises(SystemExit, match="re-save its state dict"):
+    with pytest.raises(SystemExit, match="2"):
         convert([str(source), str(target)])
+    assert "re-save its state dict" in capsys.readouterr().err
     torch.save({"foo.weight": ZERO}, source)
-    with pytest.raises(SystemExit, match=r"foo\.weight"):
+    with pytest.raises(SystemExit, match="2"):
         convert([str(source), str(target)])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {source}: ")
+    assert "foo.weight" in error
     assert not target.exists()

@@ -20,7 +20,7 @@ from detectron2_agssp.evaluation.energies import (
     resize_energy,
 )
 from detectron2_agssp.modeling import AnomalyDistiller
-from tests.child_process import run_script
+from tests.child_process import run_command
 from tests.tiny_models import ROOT, SMALL_TIMM, AverageBackbone, make_cfg, make_model
 
 STRIDES = {"res4": 8, "res5": 16}
@@ -259,7 +259,7 @@ def test_tool(folders, trained, tmp_path, order):
         "folders first": [*folders, *options, *output, *weights, *pairs],
         "after a double dash": [*options, *output, *weights, "--", *folders, *pairs],
     }[order]
-    done = run_script("detectron2_agssp.cli.evaluate_energies", *arguments, output=tmp_path)
+    done = run_command("evaluate", "energies", *arguments, output=tmp_path)
     assert done.code == 0, done.stderr
     tables = json.loads((tmp_path / "table.json").read_text())
     assert list(tables) == sorted(["imagenet", str(trained[1])])

@@ -18,7 +18,7 @@ from detectron2_agssp.evaluation.label_free import (
 )
 from detectron2_agssp.maps import MapStore, load_map
 from detectron2_agssp.utils.command_line import split_config_pairs
-from tests.child_process import run_script
+from tests.child_process import run_command
 
 SIZE = (40, 60)
 
@@ -236,8 +236,7 @@ def test_tool(known, make_folder, tmp_path, order):
         "between": [known, *pairs, "--seed", 3, other],
     }[order]
     output = tmp_path / "table.json"
-    script = "detectron2_agssp.cli.compare"
-    done = run_script(script, *arguments, "--output", output, output=tmp_path)
+    done = run_command("compare", *arguments, "--output", output, output=tmp_path)
     assert done.code == 0, done.stderr
     written = json.loads(output.read_text())
     assert [one["threshold"] for one in written["folders"]] == [0.4, 0.4]
@@ -252,12 +251,12 @@ def test_tool(known, make_folder, tmp_path, order):
     [
         (["absent"], r"error: absent has no manifest\.jsonl"),
         (["absent", "AGSSP.BOXES.MARGINS", "1"], "error: .*AGSSP.BOXES.MARGINS"),
-        (["AGSSP.BOXES.MARGIN", "1"], "name at least one MAP_DIR"),
+        (["AGSSP.BOXES.MARGIN", "1"], "No map folder is named"),
     ],
 )
 def test_errors_of_the_tool(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    done = run_script("detectron2_agssp.cli.compare", *arguments, output=tmp_path)
+    done = run_command("compare", *arguments, output=tmp_path)
     assert done.code == 2
     assert "Traceback" not in done.stderr
     assert re.search(message, done.stderr), done.stderr

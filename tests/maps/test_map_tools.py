@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detectron2_agssp.maps import MapStore
-from tests.child_process import run_script
+from tests.child_process import run_command
 
 TINY = [
     "AGSSP.SCORER.WEIGHTS",
@@ -26,7 +26,7 @@ TINY = [
 @pytest.fixture
 def run(tmp_path):
     def run_tool(name, *arguments):
-        return run_script(f"detectron2_agssp.cli.{name}", *arguments, output=tmp_path)
+        return run_command(*name.split(), *arguments, output=tmp_path)
 
     return run_tool
 
@@ -68,8 +68,8 @@ def test_generate(run, config, image_folder, tmp_path, order):
 def test_generate_into_the_data_sets_folder(config, image_folder, tmp_path):
     """As a plain subprocess, with the environment's folder of data sets."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
-    script = "detectron2_agssp.cli.maps"
-    command = [sys.executable, "-m", script, image_folder, tmp_path / "agssp/mine", *config, *TINY]
+    command = [sys.executable, "-m", "detectron2_agssp", "maps", image_folder]
+    command += [tmp_path / "agssp/mine", *config, *TINY]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "('agssp_mine',)" in done.stdout
@@ -90,7 +90,7 @@ def test_pseudo_boxes(run, map_folder, tmp_path, pairs_first):
 
 def test_evaluate(run, map_folder, tmp_path):
     done = run(
-        "evaluate_maps",
+        "evaluate maps",
         *["--size", 0, map_folder, tmp_path / "masks", "--output", tmp_path / "table.json"],
     )
     assert done.code == 0, done.stderr
@@ -106,7 +106,7 @@ def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
     content = {"images": [image], "annotations": [label], "categories": [{"id": 1, "name": "dent"}]}
     (tmp_path / "labels.json").write_text(json.dumps(content))
     done = run(
-        "evaluate_boxes",
+        "evaluate boxes",
         *["--thresholds", "0.2,0.4", map_folder, tmp_path / "labels.json"],
         *["AGSSP.BOXES.MARGIN", "0.25", "--output", tmp_path / "table.json"],
     )
@@ -127,8 +127,8 @@ def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
         (["maps", ".", "out", "--config-file", "no.yaml"], r"no\.yaml"),
         (["maps", ".", "out", "--config-file", "bad.yaml"], r"bad\.yaml"),
         (["boxes", "absent", "out.json"], r"absent has no manifest\.jsonl"),
-        (["evaluate_boxes", "absent", "labels.json"], r"labels\.json"),
-        (["evaluate_maps", "absent", "also"], "Mask folder .*also' does not exist"),
+        (["evaluate boxes", "absent", "labels.json"], r"labels\.json"),
+        (["evaluate maps", "absent", "also"], "Mask folder .*also' does not exist"),
     ],
 )
 def test_errors(run, tmp_path, monkeypatch, arguments, message):

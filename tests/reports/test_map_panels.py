@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.reports.map_panels import MapPainter, write_map_panels
-from tests.child_process import run_script
+from tests.child_process import run_command
 from tests.reports.small_map_folder import NAMES, SCORES, make_map_folder
 
 
@@ -84,8 +84,7 @@ class TestTool:
     @pytest.fixture
     def run(self, tmp_path):
         def run_tool(*arguments):
-            tool = "detectron2_agssp.cli.report"
-            return run_script(tool, *arguments, output=tmp_path)
+            return run_command("report", *arguments, output=tmp_path)
 
         return run_tool
 

@@ -1,14 +1,17 @@
-"""The report on versions and on what is missing."""
+"""`agssp info`: what is there, what is missing, wherever it runs."""
 
 import subprocess
 import sys
 
+import pytest
+
 from detectron2_agssp import __version__, ops
 from detectron2_agssp.ops import native
 from detectron2_agssp.utils import collect_env
+from tests.cli.test_main import CONSOLE_SCRIPT
 from tests.tiny_models import ROOT
 
-COMMAND = ["-m", "detectron2_agssp.utils.collect_env"]
+WAYS = {"module": ["-m", "detectron2_agssp"], "console script": ["-c", CONSOLE_SCRIPT]}
 
 
 def test_it_reports_what_is_there():
@@ -31,7 +34,9 @@ def test_it_reports_each_operator(monkeypatch):
     assert {name: value for name, value in rows.items() if name.startswith("ops.")} == {
         "ops.anomaly_boxes": "pure PyTorch (the compiled library has no kernel of it)",
         "ops.channel_energy": "compiled for cpu",
-        "ops.min_cosine_distance": "compiled for cpu and cuda",
+        "ops.min_cosine_distance": (
+            "compiled for cpu and cuda; on cuda pure PyTorch unless AGSSP_OPS=native"
+        ),
         "ops.text_anomaly_score": "pure PyTorch (the compiled library has no kernel of it)",
     }
     monkeypatch.setattr(native, "MISSING", "not built")
@@ -39,10 +44,11 @@ def test_it_reports_each_operator(monkeypatch):
     assert rows["ops.channel_energy"] == "pure PyTorch (compiled ones: not built)"
 
 
-def test_it_runs_where_nothing_is_installed():
+@pytest.mark.parametrize("way", WAYS)
+def test_it_runs_where_nothing_is_installed(way):
     """``-S`` hides site-packages: no Detectron2, no torch; each line says how to get it."""
     done = subprocess.run(
-        [sys.executable, "-S", *COMMAND],
+        [sys.executable, "-S", *WAYS[way], "info"],
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -56,10 +62,25 @@ def test_it_runs_where_nothing_is_installed():
 
 
 def test_it_runs_beside_an_installed_detectron2():
-    done = subprocess.run([sys.executable, *COMMAND], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "detectron2_agssp", "info"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "missing: make setup" not in done.stdout
     assert "RuntimeWarning" not in done.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_commands_name_what_is_missing_in_one_line(way):
+    done = subprocess.run(
+        [sys.executable, "-S", *WAYS[way], "maps", "images", "maps"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: detectron2_agssp needs ")
+    assert "`agssp info` lists what is missing" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_distribution_without_metadata_is_reported_as_installed(monkeypatch):

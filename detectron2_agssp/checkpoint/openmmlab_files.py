@@ -1,0 +1,74 @@
+"""OpenMMLab checkpoints as files: read as tensors only, written for MODEL.WEIGHTS."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from detectron2_agssp.checkpoint.openmmlab import (
+    BOOKKEEPING_SUFFIXES,
+    Conversion,
+    convert_checkpoint,
+)
+from detectron2_agssp.io.weight_files import read_weight_file
+
+# OpenMMLab's ImageNet statistics, RGB on the 0-255 scale.
+RGB_MEAN = [123.675, 116.28, 103.53]
+RGB_STD = [58.395, 57.12, 57.375]
+
+
+def convert_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    pixel_mean: Sequence[float] | None = None,
+    pixel_std: Sequence[float] | None = None,
+    channel_order: str = "RGB",
+) -> Conversion:
+    """Writes the backbone of an OpenMMLab checkpoint under Detectron2's names.
+
+    Args:
+        source: checkpoint of mmdet, mmpretrain or mmcls.
+        target: file to write; Detectron2 finds the backbone inside any detector.
+        pixel_mean, pixel_std: three numbers each, in [0, 255], in ``channel_order``; by default
+            those of ImageNet in RGB, and none for BGR, whose models have statistics of their own
+            (Caffe's divide by 1).
+        channel_order: "RGB" or "BGR".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file with more than tensors and plain values, which is not unpickled; a
+            backbone that is not known; BGR without statistics.
+    """
+    if channel_order == "BGR" and not (pixel_mean and pixel_std):
+        raise ValueError("--format BGR needs --pixel-mean and --pixel-std, in BGR order.")
+    content = read_weight_file(source)
+    try:
+        conversion = convert_checkpoint(content)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    checkpoint = {
+        "model": conversion.weights,
+        "matching_heuristics": True,
+        "__author__": "detectron2_agssp",
+        "agssp": {
+            "pixel_mean": pixel_mean or RGB_MEAN,
+            "pixel_std": pixel_std or RGB_STD,
+            "format": channel_order,
+            "backbone": conversion.backbone,
+        },
+    }
+    torch.save(checkpoint, target)
+    return conversion
+
+
+def left_out_by_kind(conversion: Conversion) -> str:
+    """What was not converted, such as "1 head, 12 attn_mask": its module, or the kind of buffer."""
+
+    def kind(key: str) -> str:
+        parts = key.removeprefix("module.").split(".")
+        return parts[-1] if key.endswith(BOOKKEEPING_SUFFIXES) else parts[0]
+
+    counts = Counter(map(kind, conversion.left_out))
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
