@@ -201,7 +201,11 @@ def evaluate_pseudo_boxes(
             boxes, _ = rules[threshold](anomaly_map, height, width, source)
             evaluation.add(source, boxes, image_labels, min_iou)
     if not seen:
-        raise ValueError(f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint}")
+        raise ValueError(
+            f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint} If other "
+            "images are labelled, name their folder (--images): the map folder's scorer scores "
+            "them."
+        )
     return FolderEvaluation(
         min_iou=min_iou,
         thresholds=list(evaluations.values()),

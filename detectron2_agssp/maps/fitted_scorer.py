@@ -95,6 +95,34 @@ def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibr
     return scorer, calibration
 
 
+def recorded_config(cfg, map_root: str | Path):
+    """A copy of ``cfg`` with the settings that a map folder's scorer was built with, so that it can
+    be loaded whatever config is at hand. The ``MODEL.WEIGHTS`` of a Detectron2 backbone are not
+    recorded and stay those of ``cfg``.
+
+    Raises:
+        FileNotFoundError: the folder has no scorer.
+    """
+    store = MapStore(map_root)
+    info = store.read_scorer()
+    if info is None:
+        raise FileNotFoundError(f"{store.scorer_path} does not exist: not a map folder.")
+    cfg = cfg.clone()
+    cfg.defrost()
+    _take(cfg.AGSSP, {key: info[key] for key in ("SCORER", "CALIBRATION") if key in info})
+    _take(cfg.AGSSP.INPUT, {key: info[key] for key in ("BIT_DEPTH",) if key in info})
+    _take(cfg.MODEL, {key: info[key] for key in BACKBONE_KEYS if key in info})
+    return cfg
+
+
+def _take(node, recorded: dict) -> None:
+    for key, value in recorded.items():
+        if isinstance(value, dict) and key in node:
+            _take(node[key], value)
+        elif key in node:
+            node[key] = tuple(value) if isinstance(node[key], tuple) else value
+
+
 def _settings(cfg) -> dict:
     scorer = settings_of(cfg.AGSSP.SCORER)
     for key in RUNTIME_KEYS:
