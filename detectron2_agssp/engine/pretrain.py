@@ -88,7 +88,7 @@ def pretrain(
     (batch, iterations, by the number of images and the machine) and how long it will take is
     printed, and ``options`` overrule it.
 
-    ``rounds=2`` is what gained most on NEU-DET (docs/few_label.md): AGBP learns the maps of
+    ``rounds=2`` is what gained most on NEU-DET (docs/benchmark.md): AGBP learns the maps of
     ``mahalanobis``, then the energies of its own backbone, and AGDP learns the boxes of the second
     round's energies, backbone frozen to res2. ``rounds=1`` is AGSSP as published: AGBP once, AGDP
     on the boxes of the first maps, backbone frozen. Take that where defects are small and most
