@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
-from detectron2_agssp.io.files import atomic_write
+from detectron2_agssp.io.files import atomic_write, safe_join
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.manifest import seeded_rank
 from detectron2_agssp.maps.store import MapStore, load_map
@@ -130,8 +130,8 @@ def write_map_panels(
 
     Raises:
         FileNotFoundError: no manifest, no ``image_root``, or a map is missing (named).
-        ValueError: the manifest is empty, nothing in it matches one of ``images`` (named), or a map
-            is damaged (named).
+        ValueError: the manifest is empty, nothing in it matches one of ``images`` (named), a map is
+            damaged (named), or an entry leads out of ``output``.
     """
     if num is not None and num < 1:
         raise ValueError(f"The number of panels must be 1 or more, got {num}.")
@@ -141,7 +141,9 @@ def write_map_panels(
     written = []
     for entry in tqdm(entries, desc="panels", unit="img", disable=not progress):
         _, panel = draw(entry, height, title=True)
-        path = Path(output) / f"{entry['image']}.png"
+        # Named as its map, whose name is short enough for a file where the image's just was.
+        name = entry["map"].removeprefix("maps/").removesuffix(".npy")
+        path = safe_join(output, f"{name}.png")
         _, encoded = cv2.imencode(".png", np.ascontiguousarray(panel[:, :, ::-1]))
         with atomic_write(path, "wb") as file:
             file.write(encoded.tobytes())

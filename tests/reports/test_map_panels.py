@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from detectron2.config import get_cfg
 
@@ -78,6 +79,29 @@ class TestPanels:
         with pytest.raises(ValueError, match=message):
             write_map_panels(cfg, folder, folder.parent / "out", **options)
         assert not (folder.parent / "out").exists()
+
+    @pytest.mark.parametrize("outside", ["../victim", "{root}/victim"])
+    def test_a_manifest_cannot_write_outside_the_output_folder(self, cfg, folder, outside):
+        root = folder.parent
+        victim = root / "victim.png"
+        victim.write_text("mine")
+        name = outside.format(root=root)
+        store = MapStore(folder)
+        entry = next(store.entries())
+        np.save(root / "victim.npy", np.linspace(0, 1, 24, dtype=np.float16).reshape(4, 6))
+        store.append([{**entry, "image": name, "map": f"{name}.npy"}])
+        with pytest.raises(ValueError, match="victim"):
+            write_map_panels(cfg, folder, root / "out", num=None, progress=False)
+        assert victim.read_text() == "mine"
+
+    def test_a_link_in_the_output_folder_is_not_followed(self, cfg, folder):
+        out, elsewhere = folder.parent / "out", folder.parent / "elsewhere"
+        for path in (out, elsewhere):
+            path.mkdir()
+        (out / "a").symlink_to(elsewhere)
+        with pytest.raises(ValueError, match="through a link"):
+            write_map_panels(cfg, folder, out, images=["a/1.png"], progress=False)
+        assert not list(elsewhere.iterdir())
 
 
 class TestTool:
