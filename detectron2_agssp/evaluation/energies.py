@@ -117,6 +117,7 @@ def energy_metrics(
             scale = scales.setdefault(name, float(resized.mean()) or 1.0)
             class_metrics = metrics[name].setdefault(kind, MapMetrics())
             class_metrics.update(resized / (resized + scale), mask)
+    truth.warn_left_out()
     if not scales:
         raise ValueError(
             f"None of the images of {image_root} has a mask in {truth_path}. {truth.hint}"

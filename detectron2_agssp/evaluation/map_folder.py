@@ -53,6 +53,7 @@ def evaluate_map_folder(
         metrics.setdefault(name, MapMetrics()).update(
             anomaly_map.clip(0, 1), resize_mask(mask, height, width)
         )
+    truth.warn_left_out()
     if not metrics:
         raise ValueError(
             f"None of the images of {map_root} has a mask in {mask_root}. {truth.hint}"

@@ -187,24 +187,13 @@ class ImageReader:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}.")
         name = os.fspath(path)
-        encoded = self._read(name)
-        image, reason = _decode(encoded, self.max_pixels)
+        encoded = read_encoded(name, self.max_pixels)
+        image, reason = decode_image(encoded, self.max_pixels)
         if image is None or image.size == 0:
             raise UnreadableImageError(f"{name!r} ({len(encoded)} bytes) {reason}")
         image = _to_three_channels(self._to_uint8(image, name))
         # Pillow's arrays are read-only.
         return np.require(image if image_format == "RGB" else image[:, :, ::-1], requirements="CW")
-
-    def _read(self, name: str) -> bytes:
-        if "://" in name:
-            from detectron2.utils.file_io import PathManager
-
-            with PathManager.open(name, "rb") as file:
-                return file.read()
-        try:
-            return read_regular(name, _MAX_BYTES_PER_PIXEL * self.max_pixels + 2**20)
-        except ValueError as error:
-            raise UnreadableImageError(str(error)) from error
 
     def _to_uint8(self, image: np.ndarray, name: str) -> np.ndarray:
         if image.dtype == np.uint8:
@@ -233,7 +222,25 @@ def read_image(path: str | Path, image_format: str = "RGB", **settings) -> np.nd
     return ImageReader(**settings)(path, image_format)
 
 
-def _decode(encoded: bytes, max_pixels: int) -> tuple[np.ndarray | None, str]:
+def read_encoded(name: str, max_pixels: int) -> bytes:
+    """The content of a file, or of a URL that Detectron2's PathManager opens.
+
+    Raises:
+        FileNotFoundError, OSError, UnreadableImageError: no such file; no file at all, or more
+            bytes than ``max_pixels`` can need.
+    """
+    if "://" in name:
+        from detectron2.utils.file_io import PathManager
+
+        with PathManager.open(name, "rb") as file:
+            return file.read()
+    try:
+        return read_regular(name, _MAX_BYTES_PER_PIXEL * max_pixels + 2**20)
+    except ValueError as error:
+        raise UnreadableImageError(str(error)) from error
+
+
+def decode_image(encoded: bytes, max_pixels: int) -> tuple[np.ndarray | None, str]:
     """(H, W) or (H, W, C), RGB order, in the file's own depth; or None and the reason.
 
     A decoder may raise anything at all for a damaged file: whatever it raises says that the file

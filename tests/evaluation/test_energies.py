@@ -187,7 +187,7 @@ def test_tables(cfg, model, folders):
         ({"masks": "absent"}, FileNotFoundError, "Mask folder .*absent' does not exist"),
         ({"images": "absent"}, FileNotFoundError, "Image folder .*absent' does not exist"),
         ({"size": 0}, ValueError, "size must be positive, got 0"),
-        ({"threshold": 255}, ValueError, r"Class 'dent', 2 masks .*above 255"),
+        ({"threshold": 255}, ValueError, r"dent/1.*value 255, .*threshold of 255"),
     ],
 )
 def test_errors(cfg, model, folders, change, error, message):
