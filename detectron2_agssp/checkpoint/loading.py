@@ -54,7 +54,6 @@ class CheckedCheckpointer(DetectionCheckpointer):
         if isinstance(content, Mapping) and {"model", "__author__"} <= content.keys():
             logger.info("Reading a file from %r.", content["__author__"])
             return {**content, "model": state_dict_of(content["model"], filename)}
-        author = "pycls" if filename.endswith(".pyth") else "Caffe2"
         if isinstance(content, Mapping):
             content = content.get("blobs", content)
         weights = {
@@ -62,6 +61,8 @@ class CheckedCheckpointer(DetectionCheckpointer):
             for name, tensor in state_dict_of(content, filename).items()
             if not name.endswith(("_momentum", "num_batches_tracked"))
         }
+        # Caffe2's names, which Detectron2 then translates, have no points.
+        author = "PyTorch" if any("." in name for name in weights) else "Caffe2"
         return {"model": weights, "__author__": author, "matching_heuristics": True}
 
     def _torch_load(self, f):

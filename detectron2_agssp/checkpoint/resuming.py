@@ -1,9 +1,9 @@
 """What a training run that was cut short may go on from."""
 
-import zipfile
 from pathlib import Path
 
 from detectron2_agssp.io.files import TEMPORARY_PATTERN, atomic_write
+from detectron2_agssp.io.weight_files import is_whole
 
 
 def forget_damaged_checkpoints(folder: str | Path) -> list[str]:
@@ -14,8 +14,7 @@ def forget_damaged_checkpoints(folder: str | Path) -> list[str]:
         Names of the files that were removed.
     """
     folder = Path(folder)
-    # torch.save writes a zip file, whose table of contents comes last.
-    damaged = [path for path in folder.glob("*.pth") if not zipfile.is_zipfile(path)]
+    damaged = [path for path in folder.glob("*.pth") if not is_whole(path)]
     for path in (*damaged, *folder.glob(TEMPORARY_PATTERN)):
         path.unlink()
     tag = folder / "last_checkpoint"
