@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import torch
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from detectron2_agssp.checkpoint.coverage import bottom_up_of
+from detectron2_agssp.checkpoint.loading import load_weights
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY, record_of
 from detectron2_agssp.io.files import atomic_write
 
@@ -63,3 +65,17 @@ def export_backbone(model: nn.Module, path: str | Path) -> Path:
     with atomic_write(path, "wb") as file:
         torch.save(content, file)
     return path
+
+
+def export_checkpoint(cfg, checkpoint: str | Path, path: str | Path) -> Path:
+    """:func:`export_backbone` of the config's model with a checkpoint's weights, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or one of another backbone.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    load_weights(model, checkpoint)
+    return export_backbone(model, path)

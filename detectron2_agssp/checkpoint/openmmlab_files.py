@@ -11,6 +11,8 @@ from detectron2_agssp.checkpoint.openmmlab import (
     Conversion,
     convert_checkpoint,
 )
+from detectron2_agssp.checkpoint.record import AUTHOR, KEY
+from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.weight_files import read_weight_file
 
 # OpenMMLab's ImageNet statistics, RGB on the 0-255 scale.
@@ -51,15 +53,16 @@ def convert_file(
     checkpoint = {
         "model": conversion.weights,
         "matching_heuristics": True,
-        "__author__": "detectron2_agssp",
-        "agssp": {
+        "__author__": AUTHOR,
+        KEY: {
             "pixel_mean": pixel_mean or RGB_MEAN,
             "pixel_std": pixel_std or RGB_STD,
             "format": channel_order,
             "backbone": conversion.backbone,
         },
     }
-    torch.save(checkpoint, target)
+    with atomic_write(target, "wb") as file:
+        torch.save(checkpoint, file)
     return conversion
 
 

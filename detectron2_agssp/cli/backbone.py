@@ -23,21 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
-
-    from detectron2.modeling import build_model
-
-    from detectron2_agssp.checkpoint import export_backbone
-    from detectron2_agssp.checkpoint.loading import load_weights
+    from detectron2_agssp.checkpoint.export import export_checkpoint
     from detectron2_agssp.io.config_reading import config_from
 
-    if not os.path.isfile(args.checkpoint):
-        raise FileNotFoundError(f"There is no checkpoint {args.checkpoint!r}.")
     if not args.config_file:
         raise ValueError("--config-file is missing: the config.yaml beside the checkpoint.")
-    cfg = config_from(args).clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
-    load_weights(model, args.checkpoint)
-    print(f"Wrote {export_backbone(model, args.output)}")
+    path = export_checkpoint(config_from(args), args.checkpoint, args.output)
+    print(f"Wrote {path}")
