@@ -13,9 +13,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     if "AGSSP" in cfg:
         return cfg
 
-    # Mapper: "" (Detectron2's own), "AnomalyMapMapper" (AGBP), "PseudoBoxMapper" (AGDP), or
-    # "DetectionMapper" (fine-tuning): Detectron2's with the images read as maps' are. All but ""
-    # test on images that are read that way.
+    # Mapper: "" (Detectron2's own), "AnomalyMapMapper" or "TwoViewMapper" (AGBP), "PseudoBoxMapper"
+    # (AGDP), or "DetectionMapper" (fine-tuning): Detectron2's with the images read as maps' are. All
+    # but "" test on images that are read that way.
     cfg.AGSSP = CfgNode({"MAPPER": ""})
 
     # ---- Stage 0: anomaly maps -------------------------------------------------------------
@@ -117,6 +117,24 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # How the full map is brought to a feature's size: "area" or "bilinear".
     distill.TARGET_RESIZE = "area"
 
+    # A task beside the distillation: "" none, "SourceClassification", "SimMIM" or "MoCoV3" (which
+    # needs AGSSP.MAPPER "TwoViewMapper"). Alone, with DISTILL.LOSS_WEIGHTS of 0, it is the paper's
+    # baseline.
+    pretext = cfg.AGSSP.PRETEXT = CfgNode()
+    pretext.NAME = ""
+    pretext.WEIGHT = 1.0
+    pretext.SIMMIM = CfgNode()
+    # Pixels a side of what is masked as one, and the share of such blocks, in (0, 1).
+    pretext.SIMMIM.BLOCK = 32
+    pretext.SIMMIM.MASK_RATIO = 0.6
+    pretext.MOCO = CfgNode()
+    # Channels of projector and predictor.
+    pretext.MOCO.HIDDEN_CHANNELS = 4096
+    pretext.MOCO.OUT_CHANNELS = 256
+    # Of the slow copy at the start, in [0, 1]; it rises to 1 by a cosine.
+    pretext.MOCO.MOMENTUM = 0.99
+    pretext.MOCO.TEMPERATURE = 1.0
+
     # ---- Stage 2: AGDP -----------------------------------------------------------------------
     boxes = cfg.AGSSP.BOXES = CfgNode()
     # "mean_max": mean over the data set of each map's maximum, minus MARGIN;
@@ -141,6 +159,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     image_input.ROTATION = (0.0, 0.0)
     # Largest relative change of brightness, contrast and saturation, each in [0, 1); image only.
     image_input.COLOR_JITTER = (0.0, 0.0, 0.0)
+    # `TwoViewMapper`: share of the image's area that a view shows, (min, max) in (0, 1]; a view is
+    # resized to INPUT.CROP.SIZE.
+    image_input.VIEW_AREA = (0.2, 1.0)
 
     # ---- Backbones from timm -----------------------------------------------------------------
     # MODEL.BACKBONE.NAME: build_timm_backbone or build_timm_fpn_backbone.

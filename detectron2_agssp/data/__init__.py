@@ -4,12 +4,14 @@ from detectron2_agssp.data.detection_mapper import DetectionMapper
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY, build_mapper
 from detectron2_agssp.data.mappers import AnomalyMapMapper, PseudoBoxMapper
 from detectron2_agssp.data.unlabeled import register_map_folders, register_unlabeled
+from detectron2_agssp.data.views import TwoViewMapper
 
 __all__ = [
     "MAPPER_REGISTRY",
     "AnomalyMapMapper",
     "DetectionMapper",
     "PseudoBoxMapper",
+    "TwoViewMapper",
     "build_mapper",
     "register_map_folders",
     "register_unlabeled",

@@ -58,12 +58,15 @@ class _MapMapper:
         anomaly_map = resize_map(load_map(dataset_dict["map_file"]), height, width)
         return MapAugInput(image, anomaly_map)
 
-    def _augment(self, dataset_dict: dict) -> tuple[dict, np.ndarray]:
-        """The model's input so far, and the augmented map (H, W)."""
+    def _augment(
+        self, dataset_dict: dict, augmented: MapAugInput | None = None
+    ) -> tuple[dict, np.ndarray]:
+        """The model's input so far, and the augmented map (H, W); of ``augmented``, or of what is
+        loaded."""
         inputs = copy.deepcopy(dataset_dict)
-        augmented = self._load(dataset_dict)
+        augmented = self._load(dataset_dict) if augmented is None else augmented
         self.augmentations(augmented)
-        inputs["image"] = _to_tensor(augmented.image.transpose(2, 0, 1))
+        inputs["image"] = to_tensor(augmented.image.transpose(2, 0, 1))
         return inputs, augmented.anomaly_map
 
 
@@ -100,7 +103,7 @@ class AnomalyMapMapper(_MapMapper):
 
     def __call__(self, dataset_dict: dict) -> dict:
         inputs, anomaly_map = self._augment(dataset_dict)
-        inputs["anomaly_map"] = _to_tensor(anomaly_map[None])
+        inputs["anomaly_map"] = to_tensor(anomaly_map[None])
         return inputs
 
 
@@ -229,5 +232,6 @@ def build_map_augmentation(cfg, is_train: bool) -> list[T.Augmentation]:
     return augmentations
 
 
-def _to_tensor(array: np.ndarray) -> torch.Tensor:
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """The array's values, in its order of axes."""
     return torch.from_numpy(np.ascontiguousarray(array))

@@ -19,9 +19,11 @@ from detectron2_agssp.modeling.backbone.vit import (
 )
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
+from detectron2_agssp.modeling.pretext import PRETEXT_REGISTRY
 
 __all__ = [
     "PAFPN",
+    "PRETEXT_REGISTRY",
     "AnomalyDistiller",
     "CSPDarknet",
     "SwinBackbone",

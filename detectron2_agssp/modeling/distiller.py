@@ -12,6 +12,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from detectron2_agssp.modeling.losses import TARGET_RESIZES, distillation_loss
+from detectron2_agssp.modeling.pretext import PretextTask, build_pretext
 from detectron2_agssp.ops import channel_energy
 from detectron2_agssp.visualization import anomaly_panel
 
@@ -23,13 +24,15 @@ class AnomalyDistiller(nn.Module):
     Args:
         backbone: any Detectron2 backbone.
         in_features: names of its outputs that are distilled.
-        loss_weights: one a feature.
+        loss_weights: one per feature; a feature with 0 is not distilled.
         target_resize: "area" or "bilinear"; see
             :func:`~detectron2_agssp.modeling.losses.resize_target`.
         pixel_mean, pixel_std: a channel, in the order of ``input_format``.
         input_format: "RGB" or "BGR", the channel order of ``image``.
         vis_period: iterations between pictures in the event storage; 0 for none.
         backbone_name: recorded in exports.
+        pretext: a task that the backbone learns beside the distillation, or None.
+        pretext_weight: of its losses.
 
     Raises:
         ValueError: a feature that the backbone lacks (those it has are listed), or weights that do
@@ -52,6 +55,8 @@ class AnomalyDistiller(nn.Module):
         input_format: str = "BGR",
         vis_period: int = 0,
         backbone_name: str = "",
+        pretext: PretextTask | None = None,
+        pretext_weight: float = 1.0,
     ):
         super().__init__()
         in_features = tuple(in_features)
@@ -81,14 +86,17 @@ class AnomalyDistiller(nn.Module):
         self.input_format = input_format
         self.vis_period = vis_period
         self.backbone_name = backbone_name or type(backbone).__name__
+        self.pretext = pretext
+        self.pretext_weight = pretext_weight
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1))
         self.register_buffer(self.MARKER, torch.tensor(input_format == "BGR"))
 
     @classmethod
     def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
         return {
-            "backbone": build_backbone(cfg),
+            "backbone": backbone,
             "in_features": cfg.AGSSP.DISTILL.IN_FEATURES,
             "loss_weights": cfg.AGSSP.DISTILL.LOSS_WEIGHTS,
             "target_resize": cfg.AGSSP.DISTILL.TARGET_RESIZE,
@@ -97,6 +105,8 @@ class AnomalyDistiller(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
             "backbone_name": cfg.MODEL.BACKBONE.NAME,
+            "pretext": build_pretext(cfg, backbone),
+            "pretext_weight": cfg.AGSSP.PRETEXT.WEIGHT,
         }
 
     @property
@@ -104,7 +114,8 @@ class AnomalyDistiller(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]):
-        """In training, a dict of losses, one a feature; else see :meth:`inference`.
+        """In training, a dict of losses, per feature and of the pretext task; else see
+        :meth:`inference`.
 
         Args:
             batched_inputs: dicts with ``image`` (3, H, W), in [0, 255], in the order of
@@ -126,7 +137,18 @@ class AnomalyDistiller(nn.Module):
         losses = {
             f"loss_distill_{name}": weight * self._level_loss(name, features[name], maps)
             for name, weight in zip(self.in_features, self.loss_weights, strict=True)
+            if weight
         }
+        if self.pretext is not None:
+            pretext_losses = self.pretext.losses(
+                backbone=self.backbone,
+                images=images,
+                features=features,
+                batched_inputs=batched_inputs,
+                preprocess=self.preprocess_image,
+            )
+            for name, loss in pretext_losses.items():
+                losses[name] = self.pretext_weight * loss
         if self.vis_period > 0:
             storage = get_event_storage()
             if storage.iter % self.vis_period == 0:
