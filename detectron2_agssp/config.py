@@ -218,6 +218,11 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"
     solver.BETAS = (0.9, 0.999)
+    # Passes over DATASETS.TRAIN, in any DefaultTrainer: MAX_ITER becomes so many, and STEPS,
+    # CHECKPOINT_PERIOD and TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are.
+    solver.EPOCHS = 0.0
+    # With EPOCHS: replaces WARMUP_ITERS where it is positive.
+    solver.WARMUP_EPOCHS = 0.0
     # Save model_best.pth by this metric, e.g. "bbox/AP"; "" does not. Needs TEST.EVAL_PERIOD.
     solver.BEST_METRIC = ""
     return cfg

@@ -9,6 +9,7 @@ from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
 from detectron2_agssp.data.unlabeled import register_map_folders
+from detectron2_agssp.engine.epochs import install_epochs
 from detectron2_agssp.io.config_files import install_config_handler
 
 
@@ -21,5 +22,6 @@ def install() -> None:
     install_config_handler()
     install_mapper_choice()
     install_coverage_check()
+    install_epochs()
     register_builtin_datasets()
     register_map_folders()

@@ -119,6 +119,11 @@ def load_trained(cfg, weights: str | Path) -> nn.Module:
         FileNotFoundError, BackboneCoverageError: as :func:`load_weights`, which leaves nothing of
             backbone and neck random.
     """
+    if cfg.AGSSP.PRETEXT.NAME:
+        # Its heads are made for the training data, and nothing here reads them.
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.AGSSP.PRETEXT.NAME = ""
     model = build_model(cfg).eval()
     if cfg.MODEL.DEVICE == "cpu":
         # Convolutions of the lite models take two thirds of the time.
