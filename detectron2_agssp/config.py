@@ -14,8 +14,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
         return cfg
 
     # Mapper: "" (Detectron2's own), "AnomalyMapMapper" or "TwoViewMapper" (AGBP), "PseudoBoxMapper"
-    # (AGDP), or "DetectionMapper" (fine-tuning): Detectron2's with the images read as maps' are. All
-    # but "" test on images that are read that way.
+    # (AGDP), or "DetectionMapper" (fine-tuning): Detectron2's with the images read as maps' are.
+    # All but "" test on images that are read that way.
     cfg.AGSSP = CfgNode({"MAPPER": ""})
 
     # ---- Stage 0: anomaly maps -------------------------------------------------------------

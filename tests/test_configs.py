@@ -68,6 +68,13 @@ def test_solver_and_input(path):
     if "lite0" in path:
         assert cfg.INPUT.FORMAT == "RGB"
         assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([127.0] * 3, [128.0] * 3)
+    elif "swin" in path:
+        assert cfg.INPUT.FORMAT == "RGB"
+        assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
+        assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
+    elif "cspdarknet" in path:
+        assert cfg.INPUT.FORMAT == "RGB"
+        assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([0.0] * 3, [255.0] * 3)
     else:
         # As Detectron2's ImageNet weights want it.
         assert cfg.INPUT.FORMAT == "BGR"
@@ -79,9 +86,12 @@ def test_solver_and_input(path):
 def test_stage(path):
     cfg = make_cfg(path)
     stage = path.split("/")[0]
-    mapper = {"agbp": "AnomalyMapMapper", "agdp": "PseudoBoxMapper"}
-    assert mapper.get(stage, "DetectionMapper") == cfg.AGSSP.MAPPER
-    assert cfg.AGSSP.MAPPER in MAPPER_REGISTRY
+    mappers = {"agbp": "AnomalyMapMapper", "agdp": "PseudoBoxMapper"}
+    mapper = mappers.get(stage, "DetectionMapper")
+    if cfg.AGSSP.PRETEXT.NAME == "MoCoV3":
+        mapper = "TwoViewMapper"
+    assert mapper == cfg.AGSSP.MAPPER
+    assert mapper in MAPPER_REGISTRY
     suffix = {"agbp": "agssp_neu_det", "agdp": "agssp_neu_det_boxes"}.get(stage, "10pct_draw0")
     if path in FROM_IMAGENET:
         suffix = "agssp_neu_det_energy_boxes"

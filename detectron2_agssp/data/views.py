@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.data.mappers import AnomalyMapMapper, to_tensor
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.modeling.pretext.moco_v3 import SECOND_VIEW
 
 # (probability of blur, of solarising) of the first and of the second view.
@@ -106,11 +107,9 @@ class TwoViewMapper(AnomalyMapMapper):
         augmentations: list,
         second_augmentations: list,
         image_format: str = "BGR",
-        bit_depth: int = 0,
+        reader: ImageReader | None = None,
     ):
-        super().__init__(
-            augmentations=augmentations, image_format=image_format, bit_depth=bit_depth
-        )
+        super().__init__(augmentations=augmentations, image_format=image_format, reader=reader)
         self.second_augmentations = T.AugmentationList(second_augmentations)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""``AGSSP.SOLVER.EPOCHS``: schedules in passes over the data, so that a yaml serves every corpus."""
+"""``AGSSP.SOLVER.EPOCHS``: schedules in passes over the data: one yaml serves every corpus."""
 
 import functools
 import logging

@@ -165,7 +165,8 @@ def test_a_detector_s_backbone_goes_where_it_has_another_name(checkpoints):
     for model in (make_model(*KINDS["agbp R50"], seed=1), c4):
         load(model, checkpoints["agdp R50"])
         for name, tensor in model.backbone.state_dict().items():
-            assert torch.equal(tensor, source[f"backbone.bottom_up.{name}"])
+            if not name.endswith("num_batches_tracked"):  # AGBP's norms train, AGDP's do not
+                assert torch.equal(tensor, source[f"backbone.bottom_up.{name}"])
     head = c4.roi_heads.res5.state_dict()
     assert all(torch.equal(t, source[f"backbone.bottom_up.res5.{n}"]) for n, t in head.items())
 

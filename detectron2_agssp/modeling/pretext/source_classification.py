@@ -1,5 +1,7 @@
 """Which source an image is of: the paper's task beside AGBP of ResNet-50 and CSPDarknet."""
 
+import contextlib
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from detectron2_agssp.modeling.pretext.base import PRETEXT_REGISTRY, PretextTask, last_feature
 
+logger = logging.getLogger(__name__)
+
 
 @PRETEXT_REGISTRY.register()
 class SourceClassification(PretextTask):
@@ -19,36 +23,34 @@ class SourceClassification(PretextTask):
     Args:
         channels: of the feature.
         in_feature: its name.
-        sources: names as in the ``source`` of the inputs.
-
-    Raises:
-        ValueError: fewer than two sources.
+        sources: names as in the ``source`` of the inputs. With fewer than two there is nothing to
+            tell apart: the loss is 0, and a warning says so.
     """
 
     def __init__(self, *, channels: int, in_feature: str, sources: Sequence[str]):
         super().__init__()
         self.sources = {name: index for index, name in enumerate(sorted(set(sources)))}
         if len(self.sources) < 2:
-            raise ValueError(
-                f"SourceClassification needs images of two sources or more, got "
-                f"{list(self.sources)}. A source is an image's first folder: map a folder of "
-                "folders, train on several data sets (DATASETS.TRAIN), or set AGSSP.PRETEXT.NAME "
-                "to ''."
+            logger.warning(
+                "SourceClassification has nothing to learn: the images are of %s. A source is an "
+                "image's first folder: map a folder of folders, train on several data sets "
+                "(DATASETS.TRAIN), or set AGSSP.PRETEXT.NAME to ''.",
+                f"one source, {next(iter(self.sources))!r}" if self.sources else "no source",
             )
         self.in_feature = in_feature
-        self.classifier = nn.Linear(channels, len(self.sources))
+        self.classifier = nn.Linear(channels, max(len(self.sources), 1))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: Backbone) -> "SourceClassification":
-        """The sources are those of ``DATASETS.TRAIN``."""
+        """The sources are those of ``DATASETS.TRAIN``, as far as these data sets are there: a
+        model can be built without its data."""
         name = last_feature(backbone)
-        return cls(
-            channels=backbone.output_shape()[name].channels,
-            in_feature=name,
-            sources=[
-                image["source"] for data in cfg.DATASETS.TRAIN for image in DatasetCatalog.get(data)
-            ],
-        )
+        sources = []
+        for data in cfg.DATASETS.TRAIN:
+            with contextlib.suppress(KeyError, FileNotFoundError):
+                sources += [image["source"] for image in DatasetCatalog.get(data)]
+        channels = backbone.output_shape()[name].channels
+        return cls(channels=channels, in_feature=name, sources=sources)
 
     def losses(
         self, *, backbone, images, features, batched_inputs, preprocess

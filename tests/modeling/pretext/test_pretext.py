@@ -130,9 +130,16 @@ class TestSourceClassification:
             expected -= logits[label] - math.log(sum(math.exp(logit) for logit in logits))
         assert loss.item() == pytest.approx(expected.item() / 2, rel=1e-5)
 
-    def test_one_source_says_what_to_do(self):
-        with pytest.raises(ValueError, match=r"two sources or more, got \['x'\].*first folder"):
-            SourceClassification(channels=3, in_feature="f", sources=["x", "x"])
+    @pytest.mark.parametrize(("sources", "told"), [("xx", "one source, 'x'"), ("", "no source")])
+    def test_one_source_is_nothing_to_learn_and_told(self, sources, told, caplog):
+        task = SourceClassification(channels=3, in_feature="f", sources=list(sources))
+        assert f"the images are of {told}. A source is an image's first folder" in caplog.text
+        assert task.classifier.out_features == 1
+
+    def test_its_model_is_built_without_the_data(self, empty_catalogs):
+        model = make_distiller("SourceClassification").train()
+        with pytest.raises(ValueError, match="are not among those"):
+            model(batch())
 
     def test_a_source_that_it_was_not_built_for(self, two_sources):
         model = make_distiller("SourceClassification", two_sources).train()
