@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from detectron2_agssp.boxes.threshold import map_statistics
-from detectron2_agssp.evaluation.box_statistics import UNIT_BINS, BoxStatistics
+from detectron2_agssp.evaluation.box_statistics import UNIT_BINS
+from detectron2_agssp.evaluation.judgement import verdict
 from detectron2_agssp.io.files import datasets_root
 from detectron2_agssp.maps.generate import registration_hint
 from detectron2_agssp.maps.store import MapStore
@@ -21,8 +22,6 @@ from detectron2_agssp.reports.recorded_settings import readable_settings
 from detectron2_agssp.reports.skipped import read_skipped
 
 _TILE_HEIGHT = 288  # px; with 18 panels the page stays at a few megabytes
-# Shares from which on the page warns: of images without a box, and of their area in boxes.
-_MANY_WITHOUT, _MUCH_COVERED = 0.3, 0.5
 _EDGES = np.linspace(0, 1, UNIT_BINS // 4 + 1)  # of the histogram of values in [0, 1]
 
 
@@ -110,7 +109,7 @@ def write_map_report(
         subtitle=resolved.name,
         summary=summary,
         overview=overview,
-        warnings=_doubts(boxes),
+        warnings=verdict(boxes),
         images=shlex.quote(known_root) if known_root else "IMAGES",
         maps=shlex.quote(os.fspath(map_root)),
         name=resolved.name if is_registered else "NAME",
@@ -125,24 +124,6 @@ def write_map_report(
         settings=settings,
         scorer=scorer and json.dumps(scorer, indent=2, sort_keys=True, ensure_ascii=False),
     )
-
-
-def _doubts(boxes: BoxStatistics) -> list[str]:
-    """What speaks against training on these boxes; empty where nothing does."""
-    doubts = []
-    without, covered = 1 - boxes.with_boxes / boxes.images, boxes.covered / boxes.images
-    if without > _MANY_WITHOUT:
-        doubts.append(
-            f"{100 * without:.0f} % of the images have no box. AGDP learns them as negatives, as "
-            "free of defects: where that is not so, lower the threshold, or make better maps (a "
-            "second round: agssp pretrain)."
-        )
-    if covered > _MUCH_COVERED:
-        doubts.append(
-            f"Boxes cover {100 * covered:.0f} % of the images' area: they mark the surface rather "
-            "than what is unusual on it. Raise the threshold, or do not train on these maps."
-        )
-    return doubts
 
 
 def _panel(draw: MapPainter, entry: dict) -> dict[str, Any]:

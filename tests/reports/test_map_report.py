@@ -163,7 +163,7 @@ def test_boxes_that_cover_the_images(cfg, make_folder):
     folder = make_folder({"a/1.png": 0.9, "b/<2>.png": 0.8})
     for path in folder.rglob("*.npy"):
         np.save(path, np.linspace(0.8, 0.9, 24, dtype=np.float16).reshape(4, 6))
-    assert "Boxes cover 100 % of the images&#39; area" in report(cfg, folder)
+    assert "Boxes cover 100 % of an image on average" in report(cfg, folder)
 
 
 def test_report_of_a_sample(cfg, folder):
