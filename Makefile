@@ -1,5 +1,5 @@
 # make quickstart            the whole method on a synthetic sample, in minutes
-# make quickstart IMAGES=dir maps, boxes and pretraining of your own images
+# make quickstart IMAGES=dir pretraining on your own images, and a report of it
 # make test                  the fast tests;  make test-slow  the others
 # make lint                  ruff
 # make docs                  the documentation, in docs/_build

@@ -169,10 +169,12 @@ class Workspace:
             _remove_intermediate(Path(cfg.OUTPUT_DIR))
         records = read_metrics(cfg.OUTPUT_DIR)
         evaluated = [record for record in records if "bbox/AP" in record]
-        # A resumed run repeats the iterations since its last checkpoint.
-        curve = {one["iteration"]: one for one in evaluated}
+        # A resumed run repeats the iterations since its last checkpoint; one that had but the last
+        # evaluation to do counts that as an iteration.
+        end = cfg.SOLVER.MAX_ITER
+        curve = {min(one["iteration"], end): one for one in evaluated}
         times = sorted(record["time"] for record in records if "time" in record)
-        last = {} if diverged else curve[cfg.SOLVER.MAX_ITER]
+        last = {} if diverged else curve[end]
         return {
             "validation": {name: _percent(last.get(f"bbox/{name}")) for name in METRICS},
             "curve": [

@@ -148,7 +148,8 @@ def final_metrics(output_dir: str | Path, iterations: int) -> dict[str, float]:
     evaluated = [
         record
         for record in read_metrics(output_dir)
-        if "bbox/AP" in record and record["iteration"] == iterations
+        # One more, where the run was killed in the evaluation and went on with that.
+        if "bbox/AP" in record and record["iteration"] >= iterations
     ]
     if not evaluated:
         raise ValueError(

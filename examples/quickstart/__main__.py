@@ -1,7 +1,7 @@
 """The whole method in minutes on two CPU cores: `make quickstart`.
 
     python -m examples.quickstart [--output DIR]                 a synthetic sample, compared
-    python -m examples.quickstart --images DIR [--output DIR]    maps, boxes, pretraining of yours
+    python -m examples.quickstart --images DIR [--output DIR]    pretraining on yours
 
 Interrupted, it goes on where it was when called again. Delete the output folder to start anew.
 """
@@ -12,8 +12,6 @@ from pathlib import Path
 from detectron2_agssp.utils.command_line import readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from examples.quickstart import run_on_images, run_on_sample
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def main() -> None:
@@ -27,9 +25,9 @@ def main() -> None:
     with readable_errors():
         output = args.output / ("images" if args.images else "sample")
         if args.images:
-            run_on_images(CONFIGS, output, args.images)
+            run_on_images(output, args.images)
         else:
-            run_on_sample(CONFIGS, output)
+            run_on_sample(output)
 
 
 if __name__ == "__main__":

@@ -1,166 +1,158 @@
 """The quickstart's two runs: on a synthetic sample with labels, and on a folder without."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from detectron2_agssp.boxes.coco_export import write_pseudo_boxes
-from detectron2_agssp.data.unlabeled import register_unlabeled
+from detectron2_agssp import Pretrained, pretrain
 from detectron2_agssp.engine.runs import final_metrics, run_config, train
 from detectron2_agssp.io.coco import read_coco, register_coco, subset, write_coco
-from detectron2_agssp.maps.generate import generate_anomaly_maps
+from detectron2_agssp.io.config_files import config_path
+from detectron2_agssp.io.files import write_json
+from detectron2_agssp.utils.differences import differences
 from examples.quickstart import report
-from examples.quickstart.stages import (
-    AGBP_OVERRIDES,
-    DETECTOR_ITERATIONS,
-    DETECTOR_OVERRIDES,
-    Timings,
-)
-from examples.quickstart.synthetic import CLASSES, generate_sample_dataset
+from examples.quickstart.detections import Detector, best_score_threshold
+from examples.quickstart.sizes import DETECTOR, Sizes
+from examples.quickstart.synthetic import generate_sample_dataset
+from examples.quickstart.timings import Timings
 
-NUM_TRAIN, NUM_TEST, NUM_LABELED = 160, 60, 40
-MAP_OVERRIDES = {"AGSSP.SCORER.IMAGE_SIZE": 256}
+STARTS = ("ImageNet", "AGSSP")
 
 
-def run_on_sample(config_root: Path, output: Path) -> dict[str, dict[str, float]]:
-    """Makes a sample, runs all stages and the ImageNet comparison, prints the table, writes
-    ``report.html``.
+def run_on_sample(output: Path, sizes: Sizes | None = None) -> dict[str, dict[str, float]]:
+    """Makes a sample, pretrains, fine-tunes from ImageNet and from AGSSP alike, prints the table,
+    writes ``report.html``.
 
     Args:
-        config_root: the repository's ``configs`` folder.
-        output: folder for everything.
+        output: folder for everything; what is finished there is not run again.
+        sizes: of the sample and the training.
 
     Returns:
-        Start ("ImageNet", "AGSSP") -> {"AP", "AP50"}, percent.
+        Start ("ImageNet", "AGSSP") -> {"AP", "AP50"} on the test images, percent.
+
+    Raises:
+        ValueError: ``output`` was made with other sizes.
     """
+    sizes = sizes or Sizes()
+    _check_sizes(output / "sizes.json", sizes)
     timings = Timings(output / "timings.json")
     data_root = output / "data"
-    timings.measure(
-        "sample data",
-        lambda: generate_sample_dataset(data_root, num_train=NUM_TRAIN, num_test=NUM_TEST),
-    )
-    images = data_root / "images" / "train"
-    pretraining = _pretrain(config_root, output, images, timings)
-    few = _few_labels(data_root / "annotations" / "train.json", NUM_LABELED)
-    register_coco("quickstart_train", few, images)
-    test_json = data_root / "annotations" / "test.json"
-    register_coco("quickstart_test", test_json, data_root / "images" / "test")
-
-    results, detectors = {}, {}
-    for start, weights in (("ImageNet", ""), ("AGSSP", str(pretraining["agdp"]))):
-        cfg = run_config(
-            config_root / "finetune" / "faster_rcnn_lite0_fpn.yaml",
-            output / f"finetune_{start.lower()}",
-            {
-                **DETECTOR_OVERRIDES,
-                "MODEL.WEIGHTS": weights,
-                "MODEL.ROI_HEADS.NUM_CLASSES": len(CLASSES),
-                "DATASETS.TRAIN": ("quickstart_train",),
-                "DATASETS.TEST": ("quickstart_test",),
-            },
+    with timings.measure("sample data"):
+        generate_sample_dataset(
+            data_root,
+            num_train=sizes.num_train,
+            num_test=sizes.num_test,
+            sizes=sizes.image_sizes,
+            classes=sizes.classes,
+            surfaces=sizes.surfaces,
         )
-        final = timings.measure(f"fine-tuning from {start}", lambda cfg=cfg: train(cfg))
+    _register(data_root, sizes)
+    with timings.measure("pretraining"):
+        pretrained = pretrain(
+            data_root / "images" / "train",
+            output / "pretraining",
+            detector=DETECTOR,
+            rounds=sizes.rounds,
+            options=[part for pair in sizes.pretraining.items() for part in pair],
+        )
+    results, detectors = {}, {}
+    for start in STARTS:
+        cfg = _fine_tuning_config(
+            output / f"finetune_{start.lower()}",
+            sizes,
+            str(pretrained.weights) if start == "AGSSP" else "",
+        )
+        with timings.measure(f"fine-tuning from {start}"):
+            weights = train(cfg)
         results[start] = final_metrics(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
-        detectors[start] = (cfg, final)
-    print(_results_table(results, timings))
-    path = timings.measure(
-        "report",
-        lambda: report.write_sample_report(
-            output, data_root, pretraining, detectors, results, timings.seconds
-        ),
-    )
+        detector = Detector(cfg, weights, sizes.classes)
+        detector.threshold = best_score_threshold(
+            detector, data_root / "validation.json", data_root / "images" / "train"
+        )
+        detectors[start] = detector
+    print(_results_table(results, sizes, timings))
+    with timings.measure("report"):
+        path = report.write_sample_report(
+            output, data_root, pretrained, detectors, results, timings.seconds
+        )
     print(f"Report: {path}")
     return results
 
 
-def run_on_images(config_root: Path, output: Path, images: Path) -> dict[str, Path]:
-    """Maps, boxes and pretraining of the user's own folder; says what to put into a config.
+def run_on_images(output: Path, images: Path) -> Pretrained:
+    """Pretrains on the user's own folder, which needs no labels, and writes ``report.html``.
 
     Args:
-        config_root, output: as for :func:`run_on_sample`.
-        images: folder of images, searched recursively; no labels are needed.
-
-    Returns:
-        "backbone" and "agdp": paths of the weights.
+        output: as for :func:`run_on_sample`.
+        images: folder of images, searched recursively.
     """
     timings = Timings(output / "timings.json")
-    pretraining = _pretrain(config_root, output, images, timings)
-    path = timings.measure(
-        "report",
-        lambda: report.write_images_report(output, images, pretraining, timings.seconds),
-    )
+    with timings.measure("pretraining"):
+        pretrained = pretrain(images, output / "pretraining", detector=DETECTOR)
+    with timings.measure("report"):
+        path = report.write_images_report(output, images, pretrained, timings.seconds)
     print(f"Report: {path}")
-    print(report.usage_hint(pretraining))
-    return pretraining
+    return pretrained
 
 
-def _pretrain(config_root: Path, output: Path, images: Path, timings: Timings) -> dict:
-    """Maps, AGBP and AGDP of a folder; the configs, the weights and the pseudo-boxes."""
-    map_root = output / "maps"
-    map_cfg = run_config(config_root / "maps" / "mahalanobis.yaml", output, MAP_OVERRIDES)
-    summary = timings.measure(
-        "anomaly maps", lambda: generate_anomaly_maps(map_cfg, images, map_root)
-    )
-    print(f"{summary.scored + summary.kept} maps, {summary.skipped} images skipped")
-    register_unlabeled("quickstart", images, map_root)
-    agbp_cfg = run_config(
-        config_root / "agbp" / "lite0.yaml",
-        output / "agbp",
-        {**AGBP_OVERRIDES, "DATASETS.TRAIN": ("quickstart",), "DATASETS.TEST": ()},
-    )
-    agbp = timings.measure("AGBP", lambda: train(agbp_cfg))
-    agdp_cfg = run_config(
-        config_root / "agdp" / "faster_rcnn_lite0_fpn.yaml",
-        output / "agdp",
-        {
-            **DETECTOR_OVERRIDES,
-            "MODEL.WEIGHTS": str(agbp),
-            "DATASETS.TRAIN": ("quickstart_boxes",),
-            "DATASETS.TEST": (),
-        },
-    )
-    boxes = write_pseudo_boxes(agdp_cfg, map_root, output / "pseudo_boxes.json")
-    print(f"{len(boxes['annotations'])} pseudo-boxes at {boxes['info']['threshold']:.3f}")
-    agdp = timings.measure("AGDP", lambda: train(agdp_cfg))
-    return {
-        "map_cfg": map_cfg,
-        "agbp_cfg": agbp_cfg,
-        "agdp_cfg": agdp_cfg,
-        "map_root": map_root,
-        "agbp": agbp,
-        "backbone": output / "agbp" / "backbone_final.pth",
-        "agdp": agdp,
-        "pseudo_boxes": boxes,
-    }
-
-
-def _few_labels(annotations: Path, count: int) -> Path:
-    """A COCO json with ``count`` of the labelled images that have defects, chosen by a seed."""
-    content = read_coco(annotations)
-    labeled = sorted({annotation["image_id"] for annotation in content["annotations"]})
-    chosen = set(np.random.default_rng(0).permutation(labeled)[:count].tolist())
-    path = annotations.with_name(f"train_{count}.json")
-    write_coco(path, subset(content, chosen))
-    return path
-
-
-def _results_table(results: dict, timings: Timings) -> str:
-    seconds = timings.seconds
-    rows = []
-    for start, metrics in results.items():
-        stages = ["AGBP", "AGDP"] if start == "AGSSP" else []
-        pretraining = sum(seconds[stage] for stage in [*stages, "anomaly maps"]) if stages else 0
-        rows.append(
-            [
-                start,
-                metrics["AP"],
-                metrics["AP50"],
-                DETECTOR_ITERATIONS,
-                f"{pretraining:.0f} s",
-                f"{seconds[f'fine-tuning from {start}']:.0f} s",
-            ]
+def _check_sizes(path: Path, sizes: Sizes) -> None:
+    """Writes the sizes, or compares them with those of an earlier run."""
+    current = json.loads(json.dumps(sizes.record()))
+    if not path.exists():
+        write_json(path, current)
+        return
+    changed = [key for key, _, _ in differences(json.loads(path.read_text()), current)]
+    if changed:
+        raise ValueError(
+            f"What is in {path.parent} was made with other sizes ({', '.join(changed)}). Delete "
+            "the folder, or name another by --output."
         )
+
+
+def _register(data_root: Path, sizes: Sizes) -> None:
+    """The few labelled images, and the test images; validation images are only written."""
+    content = read_coco(data_root / "annotations" / "train.json")
+    # In the order of the sample, where the classes take turns: all of them have labels.
+    defective = sorted({annotation["image_id"] for annotation in content["annotations"]})
+    end = sizes.num_labeled + sizes.num_validation
+    few, validation = data_root / "few.json", data_root / "validation.json"
+    write_coco(few, subset(content, set(defective[: sizes.num_labeled])))
+    write_coco(validation, subset(content, set(defective[sizes.num_labeled : end])))
+    register_coco("quickstart_train", few, data_root / "images" / "train")
+    test = data_root / "annotations" / "test.json"
+    register_coco("quickstart_test", test, data_root / "images" / "test")
+
+
+def _fine_tuning_config(output: Path, sizes: Sizes, weights: str) -> CfgNode:
+    keys: dict[str, Any] = {
+        **sizes.fine_tuning,
+        "MODEL.WEIGHTS": weights,
+        "MODEL.ROI_HEADS.NUM_CLASSES": len(sizes.classes),
+        "DATASETS.TRAIN": ("quickstart_train",),
+        "DATASETS.TEST": ("quickstart_test",),
+    }
+    return run_config(config_path(f"finetune/{DETECTOR}.yaml"), output, keys)
+
+
+def _results_table(results: dict, sizes: Sizes, timings: Timings) -> str:
+    seconds = timings.seconds
+    rows = [
+        [
+            start,
+            metrics["AP"],
+            metrics["AP50"],
+            sizes.fine_tuning["SOLVER.MAX_ITER"],
+            f"{seconds['pretraining'] if start == 'AGSSP' else 0:.0f} s",
+            f"{seconds[f'fine-tuning from {start}']:.0f} s",
+        ]
+        for start, metrics in results.items()
+    ]
     headers = ["start", "AP", "AP50", "iterations", "pretraining", "fine-tuning"]
-    note = "Synthetic sample: it shows that everything runs, not how good it is on real metal."
+    note = (
+        f"On {sizes.num_test} test images, fine-tuned on {sizes.num_labeled} labelled ones. One "
+        "run on synthetic images: docs/few_label.md has what it brings on real metal."
+    )
     return f"\n{tabulate(rows, headers, floatfmt='.1f', tablefmt='github')}\n{note}\n"

@@ -105,6 +105,26 @@ class TestAnnotations:
         met = {(plan.classes[0], plan.surface) for plan in plans(18)}
         assert met == {(name, surface) for name in CLASSES for surface in SURFACES}
 
+    @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+    @pytest.mark.parametrize("surfaces", [SURFACES[:1], SURFACES[:2], SURFACES])
+    def test_some_classes_meet_some_surfaces(self, number, surfaces):
+        classes = CLASSES[:number]
+        met = set()
+        for index in range(len(surfaces) * number):
+            plan = plan_image(0, "train", index, SIZES, 0.0, classes=classes, surfaces=surfaces)
+            met.add((plan.classes[0], plan.surface))
+            assert set(plan.classes) <= set(classes)
+        assert met == {(name, surface) for name in classes for surface in surfaces}
+
+    def test_fewer_classes_are_numbered_from_one(self, tmp_path):
+        chosen = ("pit", "scratch")
+        split = make(tmp_path, classes=chosen, surfaces=("cast",))["splits"]["train"]
+        coco = COCO(split["annotations"])
+        assert [coco.cats[number]["name"] for number in (1, 2)] == list(chosen)
+        assert {one["category_id"] for one in coco.anns.values()} == {1, 2}
+        assert list(split["instances_per_class"]) == list(chosen)
+        assert list(split["images_per_surface"]) == ["cast"]
+
     def test_summary_counts(self, dataset, train):
         split = dataset[1]["splits"]["train"]
         assert split["images"] == 30
@@ -272,6 +292,9 @@ class TestExistingFolder:
         ({"sizes": ((96, 63),)}, r"at least 64 px, got \(96, 63\)"),
         ({"sizes": ((96, 96, 3),)}, r"got \(96, 96, 3\)"),
         ({"sizes": ()}, "at least one"),
+        ({"classes": ()}, r"classes must be some of .* got \(\)"),
+        ({"classes": ("pit", "pit")}, r"each once, got \('pit', 'pit'\)"),
+        ({"surfaces": ("wood",)}, r"surfaces must be some of .* got \('wood',\)"),
         ({"normal_fraction": 1.5}, r"in \[0, 1\], got 1.5"),
         ({"normal_fraction": float("nan")}, "got nan"),
     ],

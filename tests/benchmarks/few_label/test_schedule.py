@@ -78,6 +78,29 @@ def test_a_killed_benchmark_goes_on_and_loses_nothing(write_benchmark, tmp_path,
     assert len(cells) == 1
 
 
+def test_killed_in_the_last_validation_the_half_way_ap_is_not_the_result(
+    write_benchmark, tmp_path, monkeypatch
+):
+    benchmark = write_benchmark(arms=["imagenet"], draws=[0], learning_rates=[0.001])
+    evaluated = []
+
+    def evaluate(*_):
+        evaluated.append(float(len(evaluated) + 1))
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return {"bbox": dict.fromkeys(("AP", "AP50", "AP75"), evaluated[-1])}
+
+    monkeypatch.setattr(training.AGSSPTrainer, "test", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmark, tmp_path)
+    assert cells_in(tmp_path) == {}
+    (cell,) = run(benchmark, tmp_path).values()
+    # Half-way 1, the last one 3; 4 on the test images.
+    assert [(iteration, ap) for iteration, ap, _ in cell["curve"]] == [(1, 1.0), (4, 3.0)]
+    assert cell["validation"]["AP"] == 3.0
+    assert cell["test"]["AP"] == 4.0
+
+
 def test_variants_may_be_chosen_without_testing(write_benchmark, tmp_path, monkeypatch):
     benchmark = write_benchmark(arms=["imagenet"])
     with monkeypatch.context() as patch:
