@@ -1,7 +1,6 @@
 """What :func:`~detectron2_agssp.pretrain` trains with: the configs of a detector, the measured
 recipe, and the user's options, by stage."""
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2_agssp.engine.cost import Cost, num_cores, readable_time
 from detectron2_agssp.engine.runs import run_config
 from detectron2_agssp.io.config_files import config_names, config_path
+from detectron2_agssp.utils.suggestions import did_you_mean
 
 STAGES = ("MAPS", "AGBP", "ENERGY", "AGDP")
 # The shipped configs' iterations are for the training images of NEU-DET.
@@ -196,13 +196,12 @@ def detector_names() -> list[str]:
 def check_detector(detector: str) -> None:
     """
     Raises:
-        ValueError: there is no such detector; the nearest are named.
+        ValueError: there is no such detector; the nearest is named.
     """
     names = detector_names()
     if detector not in names:
-        nearest = difflib.get_close_matches(detector, names, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(nearest)}?" if nearest else f"There are: {names}."
-        raise ValueError(f"There is no detector {detector!r} in configs/agdp. {hint}")
+        hint = did_you_mean(detector, names) or f" There are: {', '.join(names)}."
+        raise ValueError(f"There is no detector {detector!r} in configs/agdp.{hint}")
 
 
 def _backbone_of(detector: str) -> str:
@@ -215,9 +214,7 @@ def _backbone_of(detector: str) -> str:
 def _check_key(key: str) -> None:
     keys = list(_keys_of(get_cfg()))
     if key not in keys:
-        nearest = difflib.get_close_matches(key, keys, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"No config has a key {key!r}.{hint}")
+        raise ValueError(f"No config has a key {key!r}.{did_you_mean(key, keys)}")
 
 
 def _keys_of(node: CfgNode, prefix: str = "") -> Iterable[str]:
