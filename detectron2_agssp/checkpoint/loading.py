@@ -1,6 +1,7 @@
 """The one way of weights into a model: every file is read safely, judged, and reported."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from detectron2_agssp.checkpoint.coverage import PartCoverage
 from detectron2_agssp.checkpoint.judging import load_checked
+from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
 
@@ -101,14 +103,18 @@ def load_weights(
 
     Raises:
         FileNotFoundError: no such file.
+        ConnectionError: a URL that cannot be reached.
+        WeightFileError: a ValueError; the file is damaged or holds more than tensors and plain
+            values.
         BackboneCoverageError: a ValueError; the weights are not those of the model's backbone.
     """
-    path = str(path)
-    if "://" not in path and not Path(path.partition("?")[0]).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path!r}.")
+    name, mark, query = os.path.expanduser(str(path)).partition("?")
+    name = fetch_weights(name)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}.")
     checkpointer = CheckedCheckpointer(model)
     checkpointer.complete = complete
-    checkpointer.load(path)
+    checkpointer.load(f"{name}{mark}{query}")
     return checkpointer.coverage
 
 

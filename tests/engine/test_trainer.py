@@ -1,5 +1,7 @@
 """The trainer: hooks, the best checkpoint, the evaluators, and what a run leaves behind."""
 
+import pickle
+
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
@@ -10,6 +12,7 @@ from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.engine import AGSSPTrainer, ExportBackbone
 from detectron2_agssp.engine import hooks as agssp_hooks
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
+from tests.io.test_weight_files import Harm
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import SMALL_TIMM, make_cfg
 
@@ -74,6 +77,30 @@ def test_a_full_disk_leaves_no_file_that_says_done(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "output").glob("*.pth")] == ["backbone_final.pth"]
     assert not list((tmp_path / "output").glob(".agssp-*"))
     assert not (tmp_path / "output" / "last_checkpoint").exists()
+
+
+@pytest.mark.usefixtures("datasets")
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])
+def test_weights_that_hold_code_are_refused_and_nothing_runs(tmp_path, name):
+    harm = {"model": {}, "__author__": Harm(tmp_path / "marker")}
+    if name.endswith(".pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(harm))
+    else:
+        torch.save(harm, tmp_path / name)
+    trainer = agbp_trainer(tmp_path, **{"MODEL.WEIGHTS": str(tmp_path / name)})
+    with pytest.raises(ValueError, match=f"{name} holds more than tensors"):
+        trainer.resume_or_load(resume=False)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.usefixtures("datasets")
+def test_a_checkpoint_that_was_cut_short_is_named_when_a_run_goes_on(tmp_path):
+    trainer = agbp_trainer(tmp_path)
+    trainer.checkpointer.save("model_0000000", iteration=0)
+    path = tmp_path / "output" / "model_0000000.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model_0000000\.pth is cut short"):
+        trainer.resume_or_load(resume=True)
 
 
 @pytest.mark.usefixtures("datasets")
