@@ -78,7 +78,7 @@ def _calibrate(cfg, scorer, loader, progress) -> Calibration:
     if not raw:
         raise _nothing_readable(reading.failures)
     return Calibration.from_samples(
-        np.concatenate(raw), settings.LOW_QUANTILE, settings.HIGH_QUANTILE
+        np.concatenate(raw), settings.LOW_QUANTILE, settings.HIGH_QUANTILE, scorer.noise
     )
 
 

@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.maps.calibration import Calibration
-from detectron2_agssp.maps.store import MapStore
+from detectron2_agssp.maps.store import START_ANEW, MapStore
 from detectron2_agssp.scoring.base import AnomalyScorer
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 from detectron2_agssp.utils.differences import differences
@@ -55,6 +55,7 @@ def restore_scorer(
     expected = _settings(cfg)
     if image_root is not None:
         expected["image_root"] = image_root
+    calibration = _calibration(info, store)
     # A key that did not exist when the folder was made had, in effect, its default.
     recorded = _with_defaults({key: info.get(key) for key in expected}, _default_settings(cfg))
     different = [
@@ -73,7 +74,7 @@ def restore_scorer(
             f"The scorer's weights are not those that {store.root} was made with (fingerprint "
             f"{_fingerprint(scorer)}, recorded {info['fingerprint']}). Choose another folder."
         )
-    return Calibration(**info["calibration"])
+    return calibration
 
 
 def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibration]:
@@ -121,6 +122,19 @@ def _take(node, recorded: dict) -> None:
             _take(node[key], value)
         elif key in node:
             node[key] = tuple(value) if isinstance(node[key], tuple) else value
+
+
+def _calibration(info: dict, store: MapStore) -> Calibration:
+    stored = info.get("calibration")
+    ends = [stored.get(end) for end in ("low", "high")] if isinstance(stored, dict) else [None]
+    if not all(type(end) in (int, float) and abs(end) < 1e300 for end in ends) or not (
+        ends[0] < ends[1] and isinstance(info.get("fingerprint"), str)
+    ):
+        raise ValueError(
+            f"{store.scorer_path} is damaged: it needs a fingerprint and a calibration with low < "
+            f"high. {START_ANEW}"
+        )
+    return Calibration(*ends)
 
 
 def _settings(cfg) -> dict:

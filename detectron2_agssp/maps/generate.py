@@ -9,6 +9,7 @@ Shards take every n-th chunk, for the same reason.
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,13 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from detectron2_agssp.io.files import atomic_write, datasets_root
+from detectron2_agssp.io.files import atomic_write, datasets_root, user_path
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
-from detectron2_agssp.maps.image_stream import chunks
-from detectron2_agssp.maps.manifest import PathSet, json_line
+from detectron2_agssp.maps.image_stream import chunks, is_same_file
+from detectron2_agssp.maps.manifest import json_line, stays_inside
 from detectron2_agssp.maps.score import ScoredImage, image_loader, score_batch
 from detectron2_agssp.maps.store import MapStore, Shard, sees_nothing
 from detectron2_agssp.scoring.build import build_anomaly_scorer
@@ -56,7 +57,8 @@ def generate_anomaly_maps(
     """Makes an anomaly map for every image below ``image_root``.
 
     Unreadable images go to ``skipped.jsonl`` with the reason and do not stop the run. A folder
-    that an earlier run left unfinished is completed, with that run's fitted scorer. Under
+    that an earlier run left unfinished is completed, with that run's fitted scorer: images that
+    were added or changed since get new maps, those that were deleted leave. Under
     ``detectron2.engine.launch``, the processes are shards, which the first of them merges.
 
     Args:
@@ -90,7 +92,7 @@ def generate_anomaly_maps(
         if rank == 0:
             whole = MapStore(map_root)
             whole.repair()
-            whole.merge_shards()
+            _warn_of_gone(whole.merge(generator.images))
         parts = comm.gather(summary)
         if rank == 0:
             summary.scored = sum(part.scored for part in parts)
@@ -104,12 +106,12 @@ class MapGenerator:
     def __init__(self, cfg, image_root: str | Path, store: MapStore, progress: bool):
         self.image_root = absolute_root(image_root)
         self.cfg, self.store, self.progress = cfg, store, progress
-        total = sum(1 for _ in list_images(self.image_root))
-        if total == 0:
+        self.images = list(list_images(self.image_root))
+        if not self.images:
             raise ValueError(
                 f"{self.image_root} holds no images (searched recursively, by suffix)."
             )
-        self.summary = GenerationSummary(map_root=store.root, total=total)
+        self.summary = GenerationSummary(map_root=store.root, total=len(self.images))
         self.scorer = build_anomaly_scorer(cfg)
         self.loader = image_loader(cfg, self.scorer, self.image_root)
 
@@ -117,23 +119,36 @@ class MapGenerator:
         if self.store.repair():
             logger.warning("Repaired %s: its last line was cut short.", self.store.manifest_path)
         if self.store.shard is None:
-            self.store.merge_shards()
+            self.store.merge()
         with self.store.fitting_lock():
             calibration = self._calibration(fitted_by)
         if fit_only:
             return self.summary
-        done = self.store.finished()
+        done = self._done()
         self.summary.kept = len(done)
         self.store.append([])  # an empty manifest, should no image be usable
+        failed = []
         with atomic_write(self.store.skipped_path, temporary_root=self.store.root) as skipped:
             for entries, failures in self._score(calibration, done):
                 self.store.append(entries)
                 skipped.writelines(map(json_line, failures))
+                failed.extend(failure["image"] for failure in failures)
                 self.summary.scored += len(entries)
                 self.summary.skipped += len(failures)
         if self.store.shard is None:
-            self.store.sort_manifest()
+            _warn_of_gone(self.store.merge(self.images, failed))
         return self.summary
+
+    def _done(self) -> set[str]:
+        """The images that have a map, and have not changed since it was made."""
+        recorded, done = self.store.recorded(), set()
+        for image in self.images:
+            entry = recorded.get(image)
+            if entry is None or not (self.store.root / entry["map"]).is_file():
+                continue
+            if is_same_file(os.path.join(self.image_root, image), entry):
+                done.add(image)
+        return done
 
     def _calibration(self, fitted_by: str | Path | None) -> Calibration:
         cfg, scorer, store = self.cfg, self.scorer, self.store
@@ -149,14 +164,12 @@ class MapGenerator:
         record_scorer(cfg, scorer, calibration, store, self.image_root)
         return calibration
 
-    def _score(self, calibration: Calibration, done: PathSet) -> Iterator[tuple[list, list]]:
+    def _score(self, calibration: Calibration, done: set[str]) -> Iterator[tuple[list, list]]:
         """Yields the manifest entries and the failures of each chunk that was not finished."""
         index, count = self.store.shard or (0, 1)
 
         def unfinished() -> Iterator[str]:
-            for number, chunk in enumerate(
-                chunks(list_images(self.image_root), self.loader.chunk_size)
-            ):
+            for number, chunk in enumerate(chunks(self.images, self.loader.chunk_size)):
                 if number % count == index:
                     if any(path not in done for path in chunk):
                         yield from chunk
@@ -182,24 +195,35 @@ class MapGenerator:
         self, info: dict, result: ScoredImage, calibration: Calibration, entries: list[dict]
     ) -> str:
         """Stores one image's map and adds its manifest entry; or says why not."""
+        image = info["image"]
+        if not stays_inside(image):
+            return "its name has '..' between slashes"
         if not np.isfinite(result.map).all():
             return "the scorer's map is not finite"
         calibrated = calibration(result.map).astype(np.float16)
-        if sees_nothing(calibrated):
+        # Before clipping: what is far above the calibration is no flat map, though stored as one.
+        is_flat = np.ptp(result.map) <= self.scorer.noise * max(1, np.abs(result.map).max())
+        if is_flat and calibrated.max() < 1e-3:
+            calibrated = np.zeros_like(calibrated)
+        if (is_flat and calibrated.any()) or sees_nothing(calibrated):
             return f"the scorer's map is the same everywhere ({calibrated.max():.3g})"
-        image = info["image"]
-        self.store.write_map(image, calibrated)
-        entries.append(
-            {
-                "image": image,
-                "map": self.store.map_name(image),
-                "height": info["height"],
-                "width": info["width"],
-                "source": info["source"],
-                "score": round(float(calibration.unclipped(result.score)), 6),
-            }
-        )
+        try:
+            self.store.write_map(image, calibrated)
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+                raise
+            return f"its map cannot be stored under its name ({error.strerror})"
+        score = round(float(calibration.unclipped(result.score)), 6)
+        entry = {"image": image, "map": self.store.map_name(image)}
+        entries.append(entry | {key: info[key] for key in ("height", "width", "source")})
+        state = {key: info[key] for key in ("bytes", "modified", "digest") if key in info}
+        entries[-1] |= {"score": score} | state
         return ""
+
+
+def _warn_of_gone(count: int) -> None:
+    if count:
+        logger.warning("%d images were deleted or cannot be scored any more: they left.", count)
 
 
 @contextlib.contextmanager
@@ -219,7 +243,7 @@ def readable_disk_errors(root: Path) -> Iterator[None]:
 
 def absolute_root(image_root: str | Path) -> str:
     """An image folder as ``scorer.json`` has it: absolute; a URL stays as it is."""
-    return str(image_root) if "://" in str(image_root) else str(Path(image_root).resolve())
+    return str(image_root) if "://" in str(image_root) else str(user_path(image_root).resolve())
 
 
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:

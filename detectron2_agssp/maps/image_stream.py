@@ -1,8 +1,10 @@
 """A lazy stream of decoded images, batched by shape: memory does not grow with their number."""
 
+import hashlib
 import heapq
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +39,10 @@ class CropGroup:
 
 @dataclass
 class DecodedBatch:
-    """Images that could be read, as groups of crops, with ``infos`` (image, height, width, source)
-    and ``layouts`` (origins and grid, see :class:`~detectron2_agssp.maps.geometry.Prepared`); and
-    those that could not, as (image, reason)."""
+    """Images that could be read, as groups of crops, with ``infos`` (image, height, width, source,
+    and what :func:`file_state` says) and ``layouts`` (origins and grid, see
+    :class:`~detectron2_agssp.maps.geometry.Prepared`); and those that could not, as (image,
+    reason)."""
 
     groups: list[CropGroup]
     infos: list[dict]
@@ -107,14 +110,17 @@ class _DecodedImages(Dataset):
         self.reader = reader
 
     def __getitem__(self, path: str):
+        file = os.path.join(self.root, path)
         try:
-            image = self.reader(os.path.join(self.root, path))
+            # Before it is read: what is written meanwhile shows in the next run.
+            state = file_state(file)
+            image = self.reader(file)
         except (ValueError, OSError) as error:
             return {"image": path, "reason": f"{type(error).__name__}: {error}"}
         height, width = image.shape[:2]
         source = source_of(path, self.root)
         info = {"image": path, "height": height, "width": width, "source": source}
-        return info, self.geometry.prepare(image)
+        return info | state, self.geometry.prepare(image)
 
 
 class _Collate:
@@ -138,6 +144,43 @@ class _Collate:
             layouts=[(prepared.origins, prepared.grid) for _, prepared in read],
             failures=[sample for sample in samples if not isinstance(sample, tuple)],
         )
+
+
+def file_state(path: str) -> dict:
+    """Size, time of the last change (nanoseconds) and digest of an image file, by which a later run
+    tells whether it is the same; nothing of a remote one.
+
+    Raises:
+        OSError: there is none.
+    """
+    if "://" in path:
+        return {}
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return {}
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns, "digest": _digest(path)}
+
+
+def _digest(path: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_same_file(path: str, state: dict) -> bool:
+    """Whether the file at ``path`` is that of which :func:`file_state` gave ``state``. Where only
+    its time differs, as of a copy, the digest decides; a remote file is not asked."""
+    if "://" in path or "digest" not in state:
+        return True
+    try:
+        status = os.stat(path)
+        if status.st_size != state.get("bytes"):
+            return False
+        return status.st_mtime_ns == state.get("modified") or _digest(path) == state["digest"]
+    except OSError:
+        return False
 
 
 def source_of(image: str, image_root: str | Path) -> str:

@@ -1,21 +1,18 @@
-"""Files of JSON lines, one object an image, in the order of a folder walk; any size, little memory.
+"""Files of JSON lines, one object per image: a map folder's manifest, and its skipped images."""
 
-A run appends in that order, so a file is a few sorted stretches: one a run, or one a shard.
-"""
-
-import heapq
-import itertools
 import json
 import math
 import os
-from array import array
+import reprlib
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
+from detectron2_agssp.io.files import atomic_write, safe_join
 
-from detectron2_agssp.io.files import atomic_write
+MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
+# Of an image that a manifest lists: four bytes of each are held at once.
+MAX_PIXELS = 2**30
 
 
 def sort_key(image: str) -> list[str]:
@@ -55,44 +52,100 @@ def truncate_unfinished_line(path: Path) -> bool:
     return True
 
 
-def merge_sorted(paths: Iterable[Path], output: Path) -> None:
-    """Writes the lines of all ``paths`` into ``output``, sorted by image, each image once (its
-    first line), atomically. Memory depends on the number of sorted stretches, not of lines."""
-    stretches = [(path, start) for path in paths for start in _stretches(path)]
-    if output.exists() and [start for _, start in stretches] == [0] and stretches[0][0] == output:
-        return
-    merged = heapq.merge(
-        *(_lines_of_stretch(path, start) for path, start in stretches), key=lambda item: item[0]
+def read_lines(path: Path, *, at_work: bool = False) -> Iterator[tuple[int, dict]]:
+    """Yields the objects of a file, and the numbers of their lines.
+
+    Args:
+        path: an existing file.
+        at_work: another run may be writing: an unfinished last line is left out.
+
+    Raises:
+        ValueError: it is no file of JSON objects with an ``image`` in UTF-8; the line is named.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file.")
+    try:
+        # "-sig": editors put a mark at the beginning.
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if at_work and not line.endswith("\n"):
+                    return
+                entry = json.loads(line)
+                if not isinstance(entry, dict) or not stays_inside(entry.get("image")):
+                    raise ValueError("it has no `image`, a path below the image folder")
+                yield number, entry
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not in UTF-8 ({error.reason}). Save it as UTF-8, or delete the folder and "
+            "run agssp maps again."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}:{number} is not JSON of an image ({error}). Where a run was killed, running "
+            "agssp maps again repairs it; otherwise delete that line first."
+        ) from error
+
+
+def newest(paths: Iterable[Path], *, at_work: bool = False) -> dict[str, dict]:
+    """Image -> its last object in the ``paths`` (those that exist), in the order of the first."""
+    lines = (line for path in paths if path.exists() for line in read_lines(path, at_work=at_work))
+    return {entry["image"]: entry for _, entry in lines}
+
+
+def write_sorted(path: Path, entries: Iterable[dict]) -> None:
+    """Writes objects as lines sorted by image, atomically, unless the file is so already."""
+    ordered = sorted(entries, key=lambda entry: sort_key(entry["image"]))
+    content = "".join(map(json_line, ordered)).encode()
+    if not path.exists() or path.read_bytes() != content:
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+
+
+def check_entries(entries: Iterable[dict], path: Path) -> Iterator[dict]:
+    """Passes the entries of the manifest ``path`` on.
+
+    Raises:
+        ValueError: a key is missing or of another kind, an image of more than ``MAX_PIXELS``, or a
+            map that is not below the manifest's folder.
+    """
+    folders = set()
+    for entry in entries:
+        reason = _wrong(entry)
+        if not reason and (folder := entry["map"].rpartition("/")[0]) not in folders:
+            try:
+                safe_join(path.parent, entry["map"])
+            except ValueError as error:
+                reason = str(error)
+            folders.add(folder)
+        if reason:
+            raise ValueError(
+                f"{path}: the entry of {entry['image']!r} {reason}. Delete that line and run agssp "
+                "maps again."
+            )
+        yield entry
+
+
+def _wrong(entry: dict) -> str:
+    """What is wrong with the values of an entry; "" where they can be used."""
+    if missing := [key for key in MANIFEST_KEYS if key not in entry]:
+        return f"lacks {missing}"
+    sides = entry["height"], entry["width"]
+    if not all(type(side) is int and side > 0 for side in sides) or math.prod(sides) > MAX_PIXELS:
+        return f"has height and width {reprlib.repr(sides)}, no size of an image"
+    if not isinstance(entry["source"], str):
+        return f"has source {entry['source']!r}, no text"
+    return "" if stays_inside(entry["map"]) else f"has map {entry['map']!r}, not below the folder"
+
+
+def stays_inside(path) -> bool:
+    """Whether a path from a file is a relative one that does not lead up."""
+    return (
+        isinstance(path, str)
+        and path.strip("/.") != ""
+        and not path.startswith("/")
+        and ".." not in path.replace("\\", "/").split("/")
+        and "\0" not in path
     )
-    with atomic_write(output) as file:
-        for _, same in itertools.groupby(merged, key=lambda item: item[0]):
-            file.write(json_line(next(same)[1]))
-
-
-def _stretches(path: Path) -> Iterator[int]:
-    """Byte offsets at which strictly rising stretches of lines begin."""
-    previous = None
-    offset = 0
-    with open(path, "rb") as file:
-        for line in file:
-            key = sort_key(json.loads(line)["image"])
-            if previous is None or key <= previous:
-                yield offset
-            previous = key
-            offset += len(line)
-
-
-def _lines_of_stretch(path: Path, start: int) -> Iterator[tuple[list[str], dict]]:
-    previous = None
-    with open(path, "rb") as file:
-        file.seek(start)
-        for line in file:
-            entry = json.loads(line)
-            key = sort_key(entry["image"])
-            if previous is not None and key <= previous:
-                return
-            yield key, entry
-            previous = key
 
 
 def finite_score(entry: dict, path: Path) -> float:
@@ -102,10 +155,11 @@ def finite_score(entry: dict, path: Path) -> float:
         ValueError: it is not a finite number.
     """
     score = entry["score"]
-    if not isinstance(score, int | float) or not math.isfinite(score):
+    # Python's numbers may be larger than any float.
+    if type(score) not in (int, float) or not -1e300 < score < 1e300:
         raise ValueError(
-            f"{path}: image {entry['image']!r} has score {score!r}; expected a finite number. "
-            "Delete its map and run agssp maps again."
+            f"{path}: image {entry['image']!r} has score {reprlib.repr(score)}; expected a finite "
+            "number. Delete its map and run agssp maps again."
         )
     return float(score)
 
@@ -114,23 +168,3 @@ def seeded_rank(seed: int, image: str) -> int:
     """A number that orders images at random, but the same way each time and in any folder."""
     digest = blake2b(os.fsencode(f"{seed}:{image}"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
-
-
-class PathSet:
-    """A set of paths that keeps 8 bytes of each (a hash; a collision in a million images has a
-    probability of 3e-8)."""
-
-    def __init__(self, paths: Iterable[str] = ()):
-        self._hashes = np.unique(np.asarray(array("Q", map(self._hash, paths)), np.uint64))
-
-    def __contains__(self, path: str) -> bool:
-        hashed = np.uint64(self._hash(path))
-        index = np.searchsorted(self._hashes, hashed)
-        return bool(index < len(self._hashes) and self._hashes[index] == hashed)
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    @staticmethod
-    def _hash(path: str) -> int:
-        return int.from_bytes(blake2b(os.fsencode(path), digest_size=8).digest(), "little")

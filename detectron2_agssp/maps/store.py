@@ -1,32 +1,45 @@
 """The map folder: ``manifest.jsonl``, ``scorer.json``, ``scorer.npz``, ``maps/**.npy``.
 
-``manifest.jsonl`` has one object an image (``image``, ``map``, ``height``, ``width``, ``source``,
-``score``); ``maps/<image's relative path>.npy`` is float16 in [0, 1] on the scorer's own grid, so
-images that differ only in suffix or folder never collide. Maps are renamed into place before their
-manifest line is appended: a killed run leaves a valid folder, and the next run goes on from there.
-A shard of a divided run appends to a manifest of its own, until they are merged.
+``manifest.jsonl`` has one object per image (``image``, ``map``, ``height``, ``width``, ``source``,
+``score``, and ``bytes``, ``modified`` and ``digest`` of the image file, by which a later run sees
+that it changed); ``maps/<image's relative path>.npy`` is float16 in [0, 1] on the scorer's own
+grid, so images that differ only in suffix or folder never collide. Maps are renamed into place
+before their manifest line is appended: a killed run leaves a valid folder, and the next run goes on
+from there. Of several lines of an image the last counts. A shard of a divided run appends to a
+manifest of its own, until they are merged.
 """
 
 import contextlib
-import json
+import hashlib
 import os
 import re
-import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from detectron2_agssp.io.files import TEMPORARY_PATTERN, atomic_write, lock_file, write_json
+from detectron2_agssp.io.files import (
+    TEMPORARY_PATTERN,
+    atomic_write,
+    lock_file,
+    read_json,
+    safe_join,
+    user_path,
+    write_json,
+)
+from detectron2_agssp.maps.arrays import read_npy, read_npz
 from detectron2_agssp.maps.manifest import (
-    PathSet,
+    check_entries,
     json_line,
-    merge_sorted,
+    newest,
     truncate_unfinished_line,
+    write_sorted,
 )
 
-MANIFEST_KEYS = ("image", "map", "height", "width", "source", "score")
 Shard = tuple[int, int]
+START_ANEW = "Delete the folder and run agssp maps again, or choose another one."
+# Bytes of the longest name of a file.
+MAX_NAME = 255
 
 
 class MapStore:
@@ -38,7 +51,7 @@ class MapStore:
     """
 
     def __init__(self, root: str | Path, shard: Shard | None = None):
-        self.root = Path(root)
+        self.root = user_path(root)
         suffix = "" if shard is None else f".shard-{shard[0]}-of-{shard[1]}"
         self.shard = shard
         self.manifest_path = self.root / f"manifest{suffix}.jsonl"
@@ -48,16 +61,29 @@ class MapStore:
 
     @staticmethod
     def map_name(image: str) -> str:
-        """Path of an image's map, relative to the folder."""
-        return f"maps/{image}.npy"
+        """Path of an image's map, relative to the folder. A name that ".npy" would make too long is
+        cut, and ends with a digest instead of an image's suffix: no two images share a map."""
+        folder, slash, name = image.rpartition("/")
+        encoded = os.fsencode(name)
+        if len(encoded) > MAX_NAME - len(".npy"):
+            digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+            name = f"{encoded[:200].decode(errors='ignore')}~{digest}"
+        return f"maps/{folder}{slash}{name}.npy"
 
     # ---- the scorer ----------------------------------------------------------------------
 
     def read_scorer(self) -> dict | None:
-        """Content of ``scorer.json``; None where there is none yet."""
+        """Content of ``scorer.json``; None where there is none yet.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         if not self.scorer_path.exists():
             return None
-        return json.loads(self.scorer_path.read_text())
+        info = read_json(self.scorer_path)
+        if not isinstance(info, dict):
+            raise ValueError(f"{self.scorer_path} is damaged: no JSON object. {START_ANEW}")
+        return info
 
     def write_scorer(self, info: dict, state: dict[str, np.ndarray]) -> None:
         """Records the fitted scorer: readable settings, and its arrays in ``scorer.npz``."""
@@ -66,36 +92,31 @@ class MapStore:
         write_json(self.scorer_path, info)
 
     def read_scorer_state(self) -> dict[str, np.ndarray]:
-        with np.load(self.state_path) as archive:
-            return dict(archive)
+        """The fitted scorer's arrays.
+
+        Raises:
+            FileNotFoundError, ValueError: they are missing or damaged.
+        """
+        try:
+            return read_npz(self.state_path)
+        except ValueError as error:
+            raise ValueError(f"{self.state_path} is damaged: {error}. {START_ANEW}") from error
 
     # ---- the manifest --------------------------------------------------------------------
 
     def entries(self) -> Iterator[dict]:
-        """Yields the manifest's entries, in the file's order.
+        """The manifest's entries, each image's last one, in the file's order.
 
         Raises:
             FileNotFoundError: the folder has no manifest.
-            ValueError: a line is not a manifest entry (its number is named).
+            ValueError: an entry is damaged, or its map not below the folder (it is named).
         """
         if not self.manifest_path.exists():
             raise FileNotFoundError(
                 f"{self.root} has no manifest.jsonl, so it is not a map folder. Make one with "
                 "agssp maps IMAGE_DIR MAP_DIR."
             )
-        with open(self.manifest_path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    entry = json.loads(line)
-                    missing = [key for key in MANIFEST_KEYS if key not in entry]
-                except (json.JSONDecodeError, TypeError) as error:
-                    raise ValueError(
-                        f"{self.manifest_path}:{number} is not JSON ({error}); the run that wrote "
-                        "it was probably killed. Run the map tool again to repair it."
-                    ) from error
-                if missing:
-                    raise ValueError(f"{self.manifest_path}:{number} lacks {missing}.")
-                yield entry
+        return check_entries(newest([self.manifest_path]).values(), self.manifest_path)
 
     def repair(self) -> bool:
         """Removes what a killed run left: temporary files, and lines that are unfinished at the
@@ -109,27 +130,17 @@ class MapStore:
         # All of them, not up to the first that was cut.
         return sum(truncate_unfinished_line(path) for path in existing) > 0
 
-    def finished(self) -> PathSet:
-        """The images that have a manifest line and a map."""
-        return PathSet(self._finished())
-
-    def _finished(self) -> Iterator[str]:
-        for path in self._all("manifest"):
-            if not path.exists():
-                continue
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    # Another shard may be at its last line.
-                    if not line.endswith("\n"):
-                        break
-                    entry = json.loads(line)
-                    if (self.root / entry["map"]).exists():
-                        yield entry["image"]
+    def recorded(self) -> dict[str, dict]:
+        """Image -> its last entry in the whole's manifest or a shard's."""
+        entries = newest(self._all("manifest"), at_work=True)
+        for _ in check_entries(entries.values(), self.manifest_path):
+            pass
+        return entries
 
     def write_map(self, image: str, calibrated: np.ndarray) -> None:
         """Stores one calibrated map (h, w), in [0, 1], as float16."""
         # Temporary files lie in the root, where they are found without a walk.
-        path = self.root / self.map_name(image)
+        path = safe_join(self.root, self.map_name(image))
         with atomic_write(path, "wb", temporary_root=self.root) as file:
             np.save(file, calibrated.astype(np.float16))
 
@@ -140,26 +151,42 @@ class MapStore:
         with open(self.manifest_path, "a", encoding="utf-8") as file:
             file.write(text)
 
-    def sort_manifest(self) -> None:
-        """Rewrites the manifest sorted by image, each image once, unless it is so already."""
-        merge_sorted([self.manifest_path], self.manifest_path)
-
     # ---- divided runs --------------------------------------------------------------------
 
     def _all(self, kind: str) -> list[Path]:
         """The whole's "manifest" or "skipped" file (if there is one or not), and the shards'."""
         return [self.root / f"{kind}.jsonl", *sorted(self.root.glob(f"{kind}.shard-*.jsonl"))]
 
-    def merge_shards(self) -> None:
-        """Joins the shards' manifests and lists of skipped images into the whole's; where there
-        are none, sorts the manifest. A kill in between loses nothing: it is done again."""
-        for kind in ("skipped", "manifest"):
-            whole, *shards = self._all(kind)
-            existing = [path for path in (whole, *shards) if path.exists()]
-            if existing:
-                merge_sorted(existing, whole)
-            for path in shards:
-                path.unlink()
+    def merge(self, images: Iterable[str] | None = None, failed: Iterable[str] = ()) -> int:
+        """Joins the shards' manifests and lists of skipped images into the whole's, each sorted
+        and with one line per image. A kill in between loses nothing: it is done again.
+
+        Args:
+            images: those that there are; others leave the manifest, and their maps go. None: all.
+            failed: those that could not be scored, which leave it too.
+
+        Returns:
+            the number of images that left.
+        """
+        whole, *shards = self._all("manifest")
+        whole_skipped, *shards_skipped = self._all("skipped")
+        entries, skipped = newest([whole, *shards]), newest([whole_skipped])
+        fresh = newest(shards_skipped)
+        images = None if images is None else set(images)
+        failed = {*failed, *fresh}
+        gone = {i for i in entries if i in failed or (images is not None and i not in images)}
+        kept = {image: entry for image, entry in entries.items() if image not in gone}
+        skipped = {image: line for image, line in (skipped | fresh).items() if image not in kept}
+        if whole_skipped.exists() or shards_skipped:
+            write_sorted(whole_skipped, skipped.values())
+        if whole.exists() or shards:
+            write_sorted(whole, kept.values())
+        for image in gone:
+            # What a run made by itself, wherever the line says that it is.
+            safe_join(self.root, self.map_name(image)).unlink(missing_ok=True)
+        for path in (*shards, *shards_skipped):
+            path.unlink()
+        return len(gone)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -220,9 +247,11 @@ def parse_shard(text: str) -> Shard | None:
 
 
 def sees_nothing(anomaly_map: np.ndarray) -> bool:
-    """Whether a map is constant, other than 0. A map of zeros says that the image has no anomaly;
-    any other constant, that the scorer saw no difference between any two of its cells."""
-    return bool(anomaly_map.min() == anomaly_map.max() != 0)
+    """Whether a stored map is constant, other than 0 and 1. A map of zeros says that the image has
+    no anomaly, of ones that it is all one; any other constant, that the scorer saw no difference
+    between any two of its cells."""
+    low, high = anomaly_map.min(), anomaly_map.max()
+    return bool(low == high and low not in (0, 1))
 
 
 def load_map(path: str | Path) -> np.ndarray:
@@ -234,14 +263,13 @@ def load_map(path: str | Path) -> np.ndarray:
             or a map that :func:`sees_nothing`.
     """
     try:
-        with open(path, "rb") as file:
-            stored = np.lib.format.read_array(file, allow_pickle=False)
+        stored = read_npy(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"Anomaly map {str(path)!r} is missing although the manifest lists it. Run "
             "agssp maps again on the same folders: it makes what is missing."
         ) from error
-    except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(
             f"Anomaly map {str(path)!r} is not a readable .npy file ({error}). Delete it and run "
             "agssp maps again."

@@ -69,6 +69,8 @@ class AnomalyScorer(nn.Module):
         image_size: side in pixels of the square that images are resized to before scoring.
         stride: pixels a cell of the maps; for ``RESIZE`` "aspect" and "tile".
         size_divisor: what images' sides must be multiples of; likewise.
+        noise: differences that mean nothing (rounding), as a share of the larger of 1 and the
+            largest raw score; to be set where scores are far smaller than 1.
     """
 
     fit_sample: str = "unlabeled"
@@ -76,6 +78,7 @@ class AnomalyScorer(nn.Module):
     image_size: int
     stride: int = 1
     size_divisor: int = 1
+    noise: float = 1e-5
 
     def __init__(self):
         super().__init__()

@@ -29,7 +29,7 @@ def test_clipped_and_not():
 @pytest.mark.parametrize(
     ("raw", "quantiles", "message"),
     [
-        (np.full((3, 4), 7.5), (0.5, 0.999), r"both 7\.5.*images are not blank"),
+        (np.full((3, 4), 7.5), (0.5, 0.999), r"are 7\.5.*images are not blank"),
         (np.zeros(0), (0.5, 0.999), "no scores"),
         (np.array([1, 2, np.nan, np.inf]), (0.5, 0.999), r"50\.0% .*not finite"),
         (np.arange(9.0), (0.9, 0.1), "0.9 and 0.1"),
@@ -39,3 +39,32 @@ def test_clipped_and_not():
 def test_refused(raw, quantiles, message):
     with pytest.raises(ValueError, match=message):
         Calibration.from_samples(raw, *quantiles)
+
+
+def test_rounding_is_not_stretched(caplog):
+    """Copies of normal images: distances of some 1e-7. Nothing is an anomaly, and a warning says
+    so."""
+    raw = np.random.default_rng(0).uniform(-4e-7, 4e-7, (5, 6))
+    calibration = Calibration.from_samples(raw)
+    assert calibration(raw).max() < 1e-5
+    assert "differ by rounding alone" in caplog.text
+    assert "blank or copies" in caplog.text
+
+
+def test_differences_beyond_the_quantiles(caplog):
+    """A few cells of many differ: they are what there is to see."""
+    raw = np.full(10_000, 3.0)
+    raw[:4] = 5
+    calibration = Calibration.from_samples(raw)
+    assert (calibration.low, calibration.high) == (3, 5)
+    assert caplog.records
+
+
+@pytest.mark.parametrize(("scale", "warns"), [(1e-3, False), (1, False), (1e-9, True)])
+def test_noise_is_the_scorers_to_say(scale, warns, caplog):
+    raw = scale * np.linspace(1, 2, 100)
+    Calibration.from_samples(raw)
+    assert bool(caplog.records) is warns
+    caplog.clear()
+    assert Calibration.from_samples(raw, noise=1e-12).high == pytest.approx(scale * 1.999, rel=1e-3)
+    assert not caplog.records

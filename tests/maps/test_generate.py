@@ -92,7 +92,7 @@ def test_files(tiny_cfg, image_folder, tmp_path):
     found = entries(tmp_path / "maps")
     assert list(found) == list(list_images(image_folder))
     for name, entry in found.items():
-        assert list(entry) == KEYS
+        assert list(entry) == [*KEYS, "bytes", "modified", "digest"]
         assert entry["map"] == f"maps/{name}.npy"
         with Image.open(image_folder / name) as image:
             assert (entry["width"], entry["height"]) == image.size
@@ -265,9 +265,59 @@ def test_maps_that_nothing_can_be_learned_from_are_skipped(brightness_cfg, tmp_p
         load_map(tmp_path / "maps" / entry["map"])
 
 
+def test_the_strongest_images_are_kept(brightness_cfg, tmp_path):
+    """Far above the calibration of another folder: stored as ones, with a score above 1; an image
+    that is as strong but flat says nothing."""
+    normal = write_grey(tmp_path / "normal", gradient=np.linspace(0, 60, 64))
+    generate(brightness_cfg, normal, tmp_path / "fitted")
+    test = write_grey(tmp_path / "test", worst=np.linspace(150, 240, 64), flat=200)
+    generate_anomaly_maps(
+        brightness_cfg, test, tmp_path / "maps", fitted_by=tmp_path / "fitted", progress=False
+    )
+    (entry,) = entries(tmp_path / "maps").values()
+    assert entry["image"] == "worst.png"
+    assert entry["score"] > 3
+    assert (load_map(tmp_path / "maps" / entry["map"]) == 1).all()
+    assert "the same everywhere" in skipped(tmp_path / "maps")["flat.png"]
+
+
+def test_copies_of_normal_images(tiny_cfg, image_folder, tmp_path, caplog):
+    """They are at no distance from themselves: rounding is not stretched to anomalies."""
+    tiny_cfg.AGSSP.SCORER.NORMAL_IMAGES = (".",)
+    generate(tiny_cfg, image_folder, tmp_path / "maps", NAME="memory")
+    assert "differ by rounding alone" in caplog.text
+    assert len(entries(tmp_path / "maps")) == 6
+    for entry in entries(tmp_path / "maps").values():
+        assert not load_map(tmp_path / "maps" / entry["map"]).any()
+        assert abs(entry["score"]) < 1e-4
+
+
+def test_long_names(tiny_cfg, image_folder, tmp_path):
+    """The longest that a file can have, twice alike but for the end."""
+    names = ["x" * 247 + end for end in ("one.jpeg", "two.jpeg")]
+    (tmp_path / "images").mkdir()
+    for name, source in zip(names, ("a.png", "z/c.JPG"), strict=True):
+        shutil.copy(image_folder / source, tmp_path / "images" / name)
+    for scored in (2, 0):
+        assert generate(tiny_cfg, tmp_path / "images", tmp_path / "maps").scored == scored
+    maps = [load_map(tmp_path / "maps" / entries(tmp_path / "maps")[n]["map"]) for n in names]
+    assert not np.array_equal(*maps)
+
+
+def test_a_name_that_leaves_no_place_for_the_map(tiny_cfg, image_folder, tmp_path):
+    """A folder that is called as an image's map: skipped with the reason, the rest goes on."""
+    root = tmp_path / "images"
+    (root / "a.png.npy").mkdir(parents=True)
+    for name in ("a.png", "a.png.npy/b.png", "c.png"):
+        shutil.copy(image_folder / "a.png", root / name)
+    assert generate(tiny_cfg, root, tmp_path / "maps").scored == 2
+    (reason,) = skipped(tmp_path / "maps").values()
+    assert "cannot be stored under its name" in reason
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
-    [({"a": 100, "b": 100}, "both 100.*not blank"), ({"a": 255, "b": 0}, "50.0% .*not finite")],
+    [({"a": 100, "b": 100}, "are 100.*not blank"), ({"a": 255, "b": 0}, "50.0% .*not finite")],
 )
 def test_raw_scores_that_cannot_be_calibrated(brightness_cfg, tmp_path, images, message):
     with pytest.raises(ValueError, match=message):

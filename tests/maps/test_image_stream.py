@@ -11,6 +11,7 @@ from detectron2_agssp.maps.geometry import InputGeometry, resize_to_square
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,
     chunks,
+    file_state,
     sample_paths,
     sample_paths_by_source,
 )
@@ -32,7 +33,9 @@ def test_batches(image_folder, workers):
     assert "FileNotFoundError" in failure["reason"]
     image = read_image(image_folder / names[1])
     info = {"image": names[1], "height": image.shape[0], "width": image.shape[1]}
-    assert first.infos[1] == {**info, "source": image_folder.name}
+    state = file_state(str(image_folder / names[1]))
+    assert state["bytes"] == (image_folder / names[1]).stat().st_size
+    assert first.infos[1] == {**info, "source": image_folder.name, **state}
     pixels = group.crops[1].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels, resize_to_square(image, 16))
 

@@ -9,10 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from tests.child_process import run_and_kill, run_in_child
+from tests.maps import quick_scorer  # noqa: F401  (registers it)
 
 
 def files(folder):
@@ -32,8 +34,15 @@ def images(image_folder, tmp_path):
 
 
 @pytest.fixture
-def generate(tiny_cfg, images):
-    def run(maps, cfg=tiny_cfg):
+def quick_cfg(tiny_cfg):
+    """Of a scorer without a network: what is tested here is around it."""
+    tiny_cfg.AGSSP.SCORER.NAME = "quick"
+    return tiny_cfg
+
+
+@pytest.fixture
+def generate(quick_cfg, images):
+    def run(maps, cfg=quick_cfg):
         return generate_anomaly_maps(cfg, images, maps, progress=False)
 
     return run
@@ -84,39 +93,39 @@ def generate_and_die(cfg, images, maps, event: str, count: int) -> None:
         ("amid a line", [1]),
     ],
 )
-def test_killed_anywhere(tiny_cfg, images, generate, undisturbed, tmp_path, event, counts):
+def test_killed_anywhere(quick_cfg, images, generate, undisturbed, tmp_path, event, counts):
     for count in counts:
         maps = tmp_path / f"killed {count}"
-        code = run_in_child(generate_and_die, tiny_cfg, images, maps, event, count)
+        code = run_in_child(generate_and_die, quick_cfg, images, maps, event, count)
         assert code == -signal.SIGKILL, f"{event} {count} did not happen"
         generate(maps)
         assert files(maps) == undisturbed, f"killed {event} {count}"
 
 
-def test_killed_again_and_again(tiny_cfg, images, generate, undisturbed, tmp_path):
+def test_killed_again_and_again(quick_cfg, images, generate, undisturbed, tmp_path):
     for _ in range(3):
-        run_in_child(generate_and_die, tiny_cfg, images, tmp_path / "maps", "before a rename", 4)
+        run_in_child(generate_and_die, quick_cfg, images, tmp_path / "maps", "before a rename", 4)
     generate(tmp_path / "maps")
     assert files(tmp_path / "maps") == undisturbed
 
 
-def test_killed_at_random_moments(tiny_cfg, images, undisturbed, tmp_path):
+def test_killed_at_random_moments(quick_cfg, images, undisturbed, tmp_path):
     """SIGKILL, 20 times, wherever the run is by then; a folder that got finished is begun anew."""
     maps = tmp_path / "maps"
     rng = random.Random(0)
     start = time.perf_counter()
-    run_in_child(generate_quietly, tiny_cfg, images, tmp_path / "timed")
+    run_in_child(generate_quietly, quick_cfg, images, tmp_path / "timed")
     duration = time.perf_counter() - start
     killed = finished = 0
     while killed < 20:
         assert finished < 100, f"killed only {killed} of 120 runs of {duration:.2f} s"
-        if run_and_kill(generate_quietly, tiny_cfg, images, maps, after=rng.uniform(0, duration)):
+        if run_and_kill(generate_quietly, quick_cfg, images, maps, after=rng.uniform(0, duration)):
             killed += 1
         else:
             finished += 1
             assert files(maps) == undisturbed, f"after {killed} kills"
             shutil.rmtree(maps)
-    generate_quietly(tiny_cfg, images, maps)
+    generate_quietly(quick_cfg, images, maps)
     assert files(maps) == undisturbed
 
 
@@ -144,6 +153,84 @@ def test_deleted_map_is_made_again(generate, undisturbed, tmp_path):
     assert files(tmp_path / "undisturbed") == undisturbed
 
 
+# ---- images that changed since
+
+
+def entry_of(maps, name):
+    return {entry["image"]: entry for entry in MapStore(maps).entries()}.get(name)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "z/c.JPG"])
+@pytest.mark.parametrize("newer", [True, False])
+def test_overwritten_image(generate, undisturbed, images, tmp_path, name, newer, surface):
+    """Also by an older file, and by one of the same length."""
+    maps, path = tmp_path / "undisturbed", images / name
+    before, status = entry_of(maps, name), path.stat()
+    with Image.open(path) as image:
+        Image.fromarray(surface(image.height, image.width, 99)).save(path)
+    if not newer:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 10**10))
+    summary = generate(maps)
+    assert (summary.scored, summary.kept) == (1, 5)
+    after = files(maps)
+    assert after[f"maps/{name}.npy"] != undisturbed[f"maps/{name}.npy"]
+    assert entry_of(maps, name)["score"] != before["score"]
+    changed = {key for key, content in undisturbed.items() if after[key] != content}
+    assert changed == {"manifest.jsonl", f"maps/{name}.npy"}
+    assert generate(maps).scored == 0
+
+
+def test_copied_image_is_the_same(generate, undisturbed, images, tmp_path):
+    """A copy has another time, but the same digest."""
+    for name in ("a.png", "z/b.tif"):
+        os.utime(images / name)
+    summary = generate(tmp_path / "undisturbed")
+    assert (summary.scored, summary.kept) == (0, 6)
+    assert files(tmp_path / "undisturbed") == undisturbed
+
+
+@pytest.mark.parametrize("delete_map", [True, False])
+def test_cropped_image(generate, undisturbed, images, tmp_path, delete_map):
+    """The manifest has its new size, also where its map was deleted by hand."""
+    maps = tmp_path / "undisturbed"
+    with Image.open(images / "a.png") as image:
+        image.crop((0, 0, 30, 20)).save(images / "a.png")
+    if delete_map:
+        (maps / "maps/a.png.npy").unlink()
+    assert generate(maps).scored == 1
+    entry = entry_of(maps, "a.png")
+    assert (entry["height"], entry["width"]) == (20, 30)
+    assert len(list(MapStore(maps).entries())) == 6
+
+
+@pytest.mark.parametrize("how", ["deleted", "broken"])
+def test_image_that_is_gone(generate, undisturbed, images, tmp_path, how, caplog):
+    """It leaves the manifest, and its map the folder."""
+    maps, path = tmp_path / "undisturbed", images / "line 1/a.png"
+    path.unlink() if how == "deleted" else path.write_bytes(b"broken too")
+    summary = generate(maps)
+    assert (summary.scored, summary.kept) == (0, 5)
+    assert entry_of(maps, "line 1/a.png") is None
+    assert not (maps / "maps/line 1/a.png.npy").exists()
+    assert "1 images were deleted" in caplog.text
+    assert len((maps / "skipped.jsonl").read_text().splitlines()) == 1 + (how == "broken")
+    # And comes back.
+    shutil.copy(images / "a.png", path)
+    assert generate(maps).scored == 1
+    assert entry_of(maps, "line 1/a.png")
+
+
+def test_changed_images_of_a_divided_run(quick_cfg, generate, undisturbed, images, tmp_path):
+    maps = tmp_path / "undisturbed"
+    shutil.copy(images / "a.png", images / "a.bmp")
+    (images / "z/b.tif").unlink()
+    for index in range(2):
+        generate_anomaly_maps(quick_cfg, images, maps, shard=(index, 2), progress=False)
+    assert (generate(maps).scored, generate(maps).kept) == (0, 5)
+    assert entry_of(maps, "z/b.tif") is None
+    assert entry_of(maps, "a.bmp")["score"] == entry_of(maps, "a.png")["score"]
+
+
 def test_added_images(generate, undisturbed, images, tmp_path):
     """They get maps by the same scorer; the maps that were there stay; the manifest is sorted."""
     maps = tmp_path / "undisturbed"
@@ -167,14 +254,14 @@ def test_repaired_image_gets_its_map(generate, undisturbed, images, tmp_path):
     assert (tmp_path / "undisturbed/skipped.jsonl").read_text() == ""
 
 
-def test_keys_that_are_newer_than_the_folder(generate, undisturbed, tiny_cfg, tmp_path):
+def test_keys_that_are_newer_than_the_folder(generate, undisturbed, quick_cfg, tmp_path):
     """They count as their defaults: a new version goes on with an old folder."""
     path = tmp_path / "undisturbed/scorer.json"
     info = json.loads(path.read_text())
-    del info["SCORER"]["TILE_SCALE"], info["SCORER"]["MAHALANOBIS"]["SHRINKAGE"]
+    del info["SCORER"]["TILE_SCALE"]
     path.write_text(json.dumps(info))
     assert generate(tmp_path / "undisturbed").kept == 6
-    tiny_cfg.AGSSP.SCORER.TILE_SCALE = 2.0
+    quick_cfg.AGSSP.SCORER.TILE_SCALE = 2.0
     with pytest.raises(ValueError, match=r"SCORER\.TILE_SCALE: 1\.0 there, 2\.0 now"):
         generate(tmp_path / "undisturbed")
 
@@ -184,41 +271,76 @@ def test_keys_that_are_newer_than_the_folder(generate, undisturbed, tiny_cfg, tm
     [
         ("AGSSP.SCORER.IMAGE_SIZE", 32, r"SCORER\.IMAGE_SIZE: 64 there, 32 now"),
         ("AGSSP.SCORER.STRIDES", (8,), r"SCORER\.STRIDES: \[8, 16\] there, \[8\] now"),
-        (
-            "AGSSP.SCORER.MAHALANOBIS.SHRINKAGE",
-            0.1,
-            r"MAHALANOBIS\.SHRINKAGE: 0\.3 there, 0\.1 now",
-        ),
         ("AGSSP.CALIBRATION.LOW_QUANTILE", 0.1, r"CALIBRATION\.LOW_QUANTILE: 0\.5 there"),
         ("AGSSP.INPUT.BIT_DEPTH", 12, "BIT_DEPTH: 0 there, 12 now"),
     ],
 )
-def test_other_settings_are_refused(tiny_cfg, generate, undisturbed, tmp_path, key, value, message):
-    tiny_cfg.merge_from_list([key, value])
+def test_other_settings_are_refused(
+    quick_cfg, generate, undisturbed, tmp_path, key, value, message
+):
+    quick_cfg.merge_from_list([key, value])
     with pytest.raises(
         ValueError, match=rf"(?s)made with other settings.*{message}.*Choose another"
     ):
-        generate(tmp_path / "undisturbed", tiny_cfg)
+        generate(tmp_path / "undisturbed", quick_cfg)
     assert files(tmp_path / "undisturbed") == undisturbed
 
 
-def test_other_images_are_refused(tiny_cfg, undisturbed, image_folder, tmp_path):
+def test_other_images_are_refused(quick_cfg, undisturbed, image_folder, tmp_path):
     with pytest.raises(ValueError, match=r"image_root: .*images' there, .* now"):
-        generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "undisturbed", progress=False)
+        generate_anomaly_maps(quick_cfg, image_folder, tmp_path / "undisturbed", progress=False)
 
 
-def test_other_weights_are_refused(generate, undisturbed, tmp_path, monkeypatch):
-    """The settings are the same, but a weight file's content is not."""
-    monkeypatch.setattr("torch.manual_seed", lambda seed: None)
-    with pytest.raises(ValueError, match=r"weights are not those.*fingerprint.*another folder"):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("calibration", {"low": 1, "high": 1}),
+        ("calibration", {"low": float("nan"), "high": 1}),
+        ("calibration", {"low": "0", "high": 1}),
+        ("calibration", {"low": 0, "high": 10**400}),
+        ("calibration", [0, 1]),
+        ("calibration", None),
+        ("fingerprint", 3),
+    ],
+)
+def test_damaged_scorer(generate, undisturbed, tmp_path, key, value):
+    path = tmp_path / "undisturbed/scorer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"scorer\.json is damaged: .*low < high\. Delete"):
         generate(tmp_path / "undisturbed")
 
 
-def test_runtime_settings_may_change(tiny_cfg, generate, undisturbed, tmp_path):
-    maps = tmp_path / "undisturbed"
+# ---- the network
+
+
+def test_its_settings_are_the_scorers(tiny_cfg, images, tmp_path):
+    """Of a scorer's own node, and from a folder of an older version, that lacked a key."""
+    generate_quietly(tiny_cfg, images, tmp_path / "maps")
+    path = tmp_path / "maps/scorer.json"
+    info = json.loads(path.read_text())
+    del info["SCORER"]["MAHALANOBIS"]["SHRINKAGE"]
+    path.write_text(json.dumps(info))
+    generate_quietly(tiny_cfg, images, tmp_path / "maps")
+    tiny_cfg.AGSSP.SCORER.MAHALANOBIS.SHRINKAGE = 0.1
+    with pytest.raises(ValueError, match=r"MAHALANOBIS\.SHRINKAGE: 0\.3 there, 0\.1 now"):
+        generate_quietly(tiny_cfg, images, tmp_path / "maps")
+
+
+def test_other_weights_are_refused(tiny_cfg, images, tmp_path, monkeypatch):
+    """The settings are the same, but a weight file's content is not."""
+    generate_quietly(tiny_cfg, images, tmp_path / "maps")
+    monkeypatch.setattr("torch.manual_seed", lambda seed: None)
+    with pytest.raises(ValueError, match=r"weights are not those.*fingerprint.*another folder"):
+        generate_quietly(tiny_cfg, images, tmp_path / "maps")
+
+
+def test_runtime_settings_may_change(tiny_cfg, images, tmp_path):
+    maps = tmp_path / "maps"
+    generate_quietly(tiny_cfg, images, maps)
+    before = sorted(files(maps))
     (maps / "maps/a.png.npy").unlink()
     tiny_cfg.AGSSP.SCORER.BATCH_SIZE = 4
     tiny_cfg.AGSSP.SCORER.NUM_WORKERS = 1
     tiny_cfg.AGSSP.SCORER.DEVICE = ""
-    assert generate(maps, tiny_cfg).scored == 1
-    assert sorted(files(maps)) == sorted(undisturbed)
+    assert generate_anomaly_maps(tiny_cfg, images, maps, progress=False).scored == 1
+    assert sorted(files(maps)) == before
