@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["detectron2_agssp", "timm", "scipy.ndimage", "tabulate"])
+_context.set_forkserver_preload(
+    [
+        "detectron2.engine",
+        "detectron2_agssp.data",
+        "detectron2_agssp.maps",
+        "detectron2_agssp.modeling",
+        "pytest",
+        "scipy.ndimage",
+        "tabulate",
+        "timm",
+    ]
+)
 
 
 class Finished(NamedTuple):
