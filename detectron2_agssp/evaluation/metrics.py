@@ -93,7 +93,7 @@ def figures_of_curve(
         for name, values in (("fpr", false_positive_rate), ("tpr", recall), ("pro", overlap))
     }
     return {
-        "auroc": float(np.trapezoid(with_origin["tpr"], with_origin["fpr"])),
+        "auroc": _area_up_to(with_origin["fpr"], with_origin["tpr"], 1.0),
         "ap": float(np.sum(np.diff(recall, prepend=0.0) * precision)),
         "f1_max": float(np.max(2 * found / (selected + num_defect))),
         "aupro": _area_up_to(with_origin["fpr"], with_origin["pro"], max_fpr),
@@ -103,8 +103,10 @@ def figures_of_curve(
 def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     """Mean height of the curve (x rising from 0) over [0, limit]."""
     inside = x <= limit
-    end = np.interp(limit, x, y)
-    return float(np.trapezoid(np.append(y[inside], end), np.append(x[inside], limit)) / limit)
+    heights = np.append(y[inside], np.interp(limit, x, y))
+    # Of trapezoids; NumPy's own function has one name in NumPy 1 and another in NumPy 2.
+    area = np.sum(np.diff(np.append(x[inside], limit)) * (heights[1:] + heights[:-1]) / 2)
+    return float(area / limit)
 
 
 def checked_pair(
