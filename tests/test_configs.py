@@ -5,6 +5,7 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from omegaconf import ListConfig
+from torch import nn
 
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.data import MAPPER_REGISTRY
@@ -34,7 +35,9 @@ YAML_OF_LAZY = {
 
 
 @pytest.mark.parametrize("path", TRAINING)
-def test_its_model_is_built(path):
+def test_its_model_is_built(path, monkeypatch):
+    # Values do not matter, and those of a Swin-B take seconds to draw.
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, **_: tensor)
     cfg = make_cfg(path, {"MODEL.DEVICE": "cpu", "MODEL.WEIGHTS": ""})
     model = build_model(cfg)
     optimizer = AGSSPTrainer.build_optimizer(cfg, model)
