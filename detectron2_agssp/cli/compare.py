@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     import itertools
     from dataclasses import asdict
 
+    from detectron2_agssp.evaluation import verdict
     from detectron2_agssp.evaluation.label_free import format_figures, label_free_figures
     from detectron2_agssp.evaluation.map_agreement import agreement, format_agreements
     from detectron2_agssp.io.config_reading import config_from
@@ -55,3 +56,6 @@ def run(args: argparse.Namespace) -> None:
     print(format_figures(figures))
     if pairs:
         print(f"\n{format_agreements(pairs)}")
+    for folder, judged in zip(folders, figures, strict=True):
+        for doubt in verdict(judged):
+            print(f"\n{folder}: {doubt}")

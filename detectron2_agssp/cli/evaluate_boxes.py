@@ -3,7 +3,8 @@
 Of each threshold, and of the one by which AGDP cuts its boxes (marked *): precision and recall at
 --iou, whether the labels were hit at all (a box's centre lies in them), the boxes per image, and
 the share of images without; then recall by class of the label, and precision by source of the
-image. Images of the json without labels are free of defects: every box there is wrong.
+image. Images of the json without labels are free of defects: every box there is wrong. The last
+line says whether the boxes are better than boxes at random, and what to do if they are not.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import argparse
 from detectron2_agssp.utils.command_line import add_config_arguments
 
 HELP = "pseudo-boxes against labels: precision and recall"
-EXAMPLE = "agssp evaluate boxes maps labels.json --thresholds 0.2,0.3 --iou 0.5"
+EXAMPLE = "agssp evaluate boxes maps labels.json --images labelled --thresholds 0.2,0.3"
 
 
 def _numbers(text: str) -> list[float]:
@@ -20,7 +21,13 @@ def _numbers(text: str) -> list[float]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("maps", metavar="MAPS", help="map folder")
-    parser.add_argument("labels", metavar="LABELS.json", help="COCO json of the same images")
+    parser.add_argument("labels", metavar="LABELS.json", help="COCO json")
+    parser.add_argument(
+        "--images",
+        metavar="IMAGES",
+        help="folder of the labelled images where MAPS does not have them: they are scored with "
+        "its fitted scorer",
+    )
     parser.add_argument(
         "--thresholds",
         type=_numbers,
@@ -35,19 +42,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from detectron2_agssp.evaluation import judge_boxes
     from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID
     from detectron2_agssp.evaluation.box_tables import as_json, format_evaluation
-    from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes
     from detectron2_agssp.io.config_reading import config_from
     from detectron2_agssp.io.files import write_json
 
-    evaluation = evaluate_pseudo_boxes(
+    judged = judge_boxes(
         config_from(args),
         args.maps,
         args.labels,
+        image_root=args.images,
         thresholds=args.thresholds or THRESHOLD_GRID,
         min_iou=args.iou,
     )
     if args.output:
-        write_json(args.output, as_json(evaluation))
-    print(format_evaluation(evaluation))
+        said = {"better": judged.better, "sentence": judged.sentence}
+        write_json(args.output, {**as_json(judged.evaluation), "verdict": said})
+    print(format_evaluation(judged.evaluation))
+    print(f"\nVerdict: {judged.sentence}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
+from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import map_statistics
 from detectron2_agssp.engine.clock import Clock, Pace
 from detectron2_agssp.engine.cost import Cost, free_memory, measure_cost, num_cores, readable_time
@@ -28,6 +28,8 @@ from detectron2_agssp.engine.stages import (
     train_on_maps,
     training_config,
 )
+from detectron2_agssp.evaluation import verdict
+from detectron2_agssp.evaluation.box_statistics import box_statistics
 from detectron2_agssp.io.files import user_path, write_json
 
 _TRAINED = ("AGBP", "AGDP")
@@ -255,11 +257,13 @@ class _Run:
         cfg = self._config(stage)
         if stage.kind == "AGDP":
             cfg = self._with_sane_margin(cfg, stage.maps)
-            boxes = pseudo_boxes_as_coco(cfg, stage.maps, progress=False)
-            with_boxes = len({one["image_id"] for one in boxes["annotations"]})
+            boxes = box_statistics(cfg, stage.maps)
+            threshold = BoxRule.from_config(cfg, stage.maps).mean_threshold
             print(
-                f"{len(boxes['annotations']):,} boxes in {with_boxes:,} of "
-                f"{len(boxes['images']):,} images, threshold {boxes['info']['threshold']:.3f}"
+                f"{boxes.boxes:,} boxes in {boxes.with_boxes:,} of {boxes.images:,} images, "
+                f"threshold {threshold:.3f}",
+                *verdict(boxes),
+                sep="\n",
             )
         train_on_maps(cfg, self.images, stage.maps, hooks=[Pace(clock, self.stages.index(stage))])
 

@@ -1,9 +1,13 @@
 """How many pseudo-boxes, how large, and how much of the images they cover."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from detectron2_agssp.boxes.rule import BoxRule
+from detectron2_agssp.maps.store import MapStore, load_map
 
 UNIT_BINS = 200  # of map values, which lie in [0, 1]
 # Thresholds that tables show.
@@ -47,6 +51,16 @@ class BoxStatistics:
         self.maxima += _count(anomaly_map.max())
         self.cells += _count(anomaly_map)
 
+    @property
+    def share_with_boxes(self) -> float:
+        """Of the images that have at least one box, [0, 1]."""
+        return self.with_boxes / self.images
+
+    @property
+    def box_coverage(self) -> float:
+        """Share of an image's area inside its boxes, [0, 1]; mean over the images."""
+        return self.covered / self.images
+
     def __iadd__(self, other: "BoxStatistics") -> "BoxStatistics":
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -66,6 +80,26 @@ class BoxStatistics:
         if not self.sides:
             return None
         return float(np.quantile(self.sides, q, method="inverted_cdf"))
+
+
+def stored_maps(map_root: str | Path) -> Iterator[tuple[dict, np.ndarray]]:
+    """The manifest entries of a folder, each with its map (h, w)."""
+    store = MapStore(map_root)
+    return ((entry, load_map(store.root / entry["map"])) for entry in store.entries())
+
+
+def box_statistics(cfg, map_root: str | Path) -> BoxStatistics:
+    """Of all maps of a folder, and the boxes of ``cfg.AGSSP.BOXES``.
+
+    Raises:
+        FileNotFoundError, ValueError: no map folder, or a bad map (named).
+    """
+    rule, statistics = BoxRule.from_config(cfg, map_root), BoxStatistics()
+    for entry, anomaly_map in stored_maps(map_root):
+        height, width = entry["height"], entry["width"]
+        boxes, _ = rule(anomaly_map, height, width, entry["source"])
+        statistics.add(anomaly_map, boxes, height, width)
+    return statistics
 
 
 def covered_area(boxes: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics
+from detectron2_agssp.evaluation.label_free import LabelFreeFigures
 from detectron2_agssp.evaluation.pseudo_boxes import FolderEvaluation, evaluate_pseudo_boxes
 from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.images import list_images
@@ -32,7 +33,8 @@ class BoxVerdict:
     """What a few labels say of a map folder's boxes.
 
     Attributes:
-        better: boxes lie on labels more often than chance would put them there.
+        better: boxes lie on labels more often than chance would put them there, and enough are
+            labelled to say so.
         sentence: that in words, with what to do.
         precision, recall: at the IoU that was asked for; None of no box, or no label.
         hit_precision: share of the boxes whose centre lies in a label; None without boxes.
@@ -119,9 +121,15 @@ def _in_words(evaluation: FolderEvaluation) -> tuple[bool, str]:
     share = images.hit_precision
     figures = f"({share:.3f} against {chance:.3f})"
     by_chance = binomtest(images.hitting, count, min(chance, 1.0), alternative="greater").pvalue
+    is_useful = share - chance >= USEFUL_LIFT * (1 - chance)
+    if by_chance > SIGNIFICANCE and is_useful:
+        return False, (
+            f"{count} boxes in {images.images} labelled images are too few to tell from random "
+            f"ones {figures}: label more"
+        )
     if by_chance > SIGNIFICANCE:
         return False, f"boxes no better than random {figures}: {advice}"
-    if share - chance < USEFUL_LIFT * (1 - chance):
+    if not is_useful:
         return True, f"boxes hardly better than random {figures}: run the second round first"
     return True, (
         f"boxes better than random {figures}; at an IoU of {evaluation.min_iou:g} "
@@ -154,7 +162,7 @@ def score_labelled(
             yield info, calibration(result.map).astype(np.float16)
 
 
-def verdict(boxes: BoxStatistics) -> list[str]:
+def verdict(boxes: BoxStatistics | LabelFreeFigures) -> list[str]:
     """What to doubt about a map folder's boxes without any label, a sentence each, with what to do;
     empty where nothing is.
 
@@ -163,8 +171,7 @@ def verdict(boxes: BoxStatistics) -> list[str]:
     """
     if boxes.images == 0:
         raise ValueError("There are no images whose boxes could be judged.")
-    without = 1 - boxes.with_boxes / boxes.images
-    covered = boxes.covered / boxes.images
+    without, covered = 1 - boxes.share_with_boxes, boxes.box_coverage
     doubts = []
     if without == 1:
         doubts.append(

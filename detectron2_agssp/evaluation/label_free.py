@@ -152,9 +152,9 @@ def label_free_figures(
         images=total.images,
         threshold=rule.mean_threshold,
         delta=delta,
-        share_with_boxes=total.with_boxes / total.images,
+        share_with_boxes=total.share_with_boxes,
         boxes_per_image=total.boxes / total.images,
-        box_coverage=total.covered / total.images,
+        box_coverage=total.box_coverage,
         cell_coverage=cells,
         median_box_side=total.side_quantile(0.5),
         stability_below=below,
@@ -163,7 +163,7 @@ def label_free_figures(
         curve=tuple(zip(thresholds, (with_boxes / total.images).tolist(), strict=True)),
         sources={
             source: SourceFigures(
-                boxes.images, boxes.with_boxes / boxes.images, float(np.mean(scores[source]))
+                boxes.images, boxes.share_with_boxes, float(np.mean(scores[source]))
             )
             for source, boxes in sorted(sources.items())
         },

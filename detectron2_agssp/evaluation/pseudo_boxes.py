@@ -5,7 +5,7 @@ Pseudo-boxes have no class, so a box may find a label of any. Shapes: K boxes an
 image.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
-from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, covered_area
+from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, covered_area, stored_maps
 from detectron2_agssp.evaluation.truth import CocoTruth
-from detectron2_agssp.maps.store import MapStore, load_map
 
 
 @dataclass
@@ -213,12 +212,6 @@ def evaluate_pseudo_boxes(
         unseen_images=truth.num_images - len(seen),
         labelled_area=labelled_area / len(seen),
     )
-
-
-def stored_maps(map_root: str | Path) -> Iterator[tuple[dict, np.ndarray]]:
-    """The manifest entries of a folder, each with its map (h, w)."""
-    store = MapStore(map_root)
-    return ((entry, load_map(store.root / entry["map"])) for entry in store.entries())
 
 
 class ImageLabels:

@@ -112,7 +112,10 @@ def test_evaluate_pseudo_boxes(run, map_folder, tmp_path):
     )
     assert done.code == 0, done.stderr
     assert "| 0.75*" in done.stdout
-    thresholds = json.loads((tmp_path / "table.json").read_text())["thresholds"]
+    assert "Verdict: 1 boxes in 1 labelled images are too few to tell" in done.stdout
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert not table["verdict"]["better"]
+    thresholds = table["thresholds"]
     assert [one["threshold"] for one in thresholds] == [0.2, 0.4, 0.75]
     assert all(one["all_labels"]["recall"] == 1 for one in thresholds)
 
