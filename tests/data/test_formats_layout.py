@@ -1,5 +1,6 @@
 """Preparing data sets: the splits, and the files that are linked, copied, written and removed."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -165,6 +166,34 @@ class TestLayout:
         }
         assert files_below(out / "masks") == {"train/MT_Crack/b.png", "test/MT_Crack/a.png"}
         assert files_below(out / "annotations") == {"train.json", "test.json", "mine.json"}
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            ["../precious.txt"],
+            ["images/train/../../../precious.txt"],
+            ["{outside}/precious.txt"],
+            ["images/train/outside/precious.txt"],
+            ["mine.txt"],
+            ["images/train"],
+            [7],
+            {"images/train/patches_1.jpg": 1, "../precious.txt": 2},
+            5,
+        ],
+    )
+    def test_only_what_a_run_made_is_removed(self, two_images, tmp_path, entries):
+        """Whatever the list says: it comes along with a folder of another person's."""
+        out = tmp_path / "out"
+        prepare_neu_det(two_images, out)
+        (tmp_path / "precious.txt").touch()
+        (out / "mine.txt").touch()
+        (out / "images/train/outside").symlink_to(tmp_path)
+        before = files_below(tmp_path)
+        text = json.dumps(entries).replace("{outside}", str(tmp_path))
+        (out / ".prepared.json").write_text(text)
+        with pytest.raises(ValueError, match=r"\.prepared\.json is not the list .*Nothing was"):
+            prepare_neu_det(two_images, out)
+        assert files_below(tmp_path) == before
 
     def test_an_interrupted_write_leaves_the_old_file(self, tmp_path, monkeypatch):
         write_json(tmp_path / "a.json", [1])

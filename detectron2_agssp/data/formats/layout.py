@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
-from detectron2_agssp.io.files import atomic_path, datasets_root, read_json, write_json
+from detectron2_agssp.io.files import atomic_path, datasets_root, read_json, safe_join, write_json
 
 # Lists what the last run put here, so that the next one can remove what it no longer wants, and
 # only that: an image that moved from train to test has to leave train.
@@ -31,14 +32,34 @@ def claim_files(output: Path, wanted: set[str]) -> None:
     """Removes what an earlier run put below ``output`` and is not wanted now.
 
     ``wanted`` holds paths relative to ``output``, in posix form. Files no run put there stay.
+
+    Raises:
+        ValueError: the list of the earlier run names what no run puts there; nothing is removed.
     """
     listing = output / _PLACED
-    earlier = set(read_json(listing)) if listing.exists() else set()
-    for path in sorted(earlier - wanted):
-        (output / path).unlink(missing_ok=True)
+    earlier = read_json(listing) if listing.exists() else []
+    try:
+        stale = [_placed_file(output, path) for path in earlier if path not in wanted]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{listing} is not the list that an earlier run wrote ({error}). Nothing was removed: "
+            "look through the folder, or choose another one."
+        ) from error
+    for path in sorted(stale):
+        path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
-            (output / path).parent.rmdir()
+            path.parent.rmdir()
     write_json(listing, sorted(wanted))
+
+
+def _placed_file(output: Path, relative: str) -> Path:
+    """A file of the kinds that a run puts below ``output``; ValueError for any other."""
+    path = safe_join(output, relative)
+    if not re.match(r"(images|masks)/(train|test)/.|annotations/[^/]+\.json$", relative):
+        raise ValueError(f"{relative!r} is no image, mask or annotation of a data set")
+    if path.is_dir() and not path.is_symlink():
+        raise ValueError(f"{relative!r} is a folder")
+    return path
 
 
 def place_file(source: Path, target: Path, copy: bool) -> None:
