@@ -4,16 +4,21 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import portalocker
 
 # Bytes of the largest json that is read: COCO's own train2017 has 450 MB.
 MAX_JSON_BYTES = 2**31
+MAX_NAME_BYTES = 255
+# Bytes of the largest xml of labels: thousands of objects.
+MAX_XML_BYTES = 2**25
 # Of the temporary files that a killed process leaves.
 TEMPORARY_PATTERN = ".agssp-*.tmp"
 
@@ -70,6 +75,24 @@ def safe_join(root: str | Path, relative: str) -> Path:
     return path
 
 
+def escaped_name(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def name_problem(path: str, suffix: str) -> str:
+    """Why no file can have the name of ``path`` and ``suffix``; "" where one can."""
+    if escaped_name(path) != path:
+        return "its name is not UTF-8: rename it"
+    length = len(os.path.basename(path).encode())
+    if length + len(suffix) > MAX_NAME_BYTES:
+        return (
+            f"its name has {length} bytes, and with {suffix} at its end more than the "
+            f"{MAX_NAME_BYTES} that a name may have: rename it"
+        )
+    return ""
+
+
 def read_regular(path: str | Path, limit: int | None = None) -> bytes:
     """The content of a file, if it is one: a pipe or a device could be read for ever.
 
@@ -110,6 +133,28 @@ def read_json(path: str | Path) -> Any:
 def datasets_root() -> Path:
     """``$DETECTRON2_DATASETS``, by default ``datasets`` as in Detectron2."""
     return user_path(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def read_xml(path: str | Path) -> ElementTree.Element:
+    """The root of an xml file, in any encoding that Python knows.
+
+    Raises:
+        FileNotFoundError, OSError: no such file, or it cannot be opened.
+        ValueError: it is no xml, and the message names it.
+    """
+    encoded = read_regular(path, MAX_XML_BYTES)
+    try:
+        return ElementTree.fromstring(encoded)
+    except Exception as error:  # the parser also raises LookupError, ValueError, ...
+        declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)["'][^>]*\?>""", encoded)
+        reason = error
+        if declared is not None:
+            # The parser itself knows no encodings of several bytes, such as GBK.
+            with contextlib.suppress(LookupError, UnicodeError, ElementTree.ParseError):
+                text = encoded[declared.end() :].decode(declared[1].decode())
+                return ElementTree.fromstring(text)
+            reason = f"{error}; it says that its encoding is {declared[1].decode()!r}"
+        raise ValueError(f"{os.fspath(path)!r} is not xml that can be read ({reason}).") from error
 
 
 @contextlib.contextmanager

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from detectron2_agssp.io.files import escaped_name, name_problem
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.manifest import seeded_rank
 
 # Images of their own aspect ratio have few sizes in common: more of them make fuller batches.
 ASPECT_CHUNK = 4
+# Of a map, after its image's whole name.
+MAP_SUFFIX = ".npy"
 
 
 @dataclass
@@ -110,6 +113,8 @@ class _DecodedImages(Dataset):
         self.reader = reader
 
     def __getitem__(self, path: str):
+        if problem := name_problem(path, MAP_SUFFIX):
+            return {"image": escaped_name(path), "reason": problem}
         file = os.path.join(self.root, path)
         try:
             # Before it is read: what is written meanwhile shows in the next run.

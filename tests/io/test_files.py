@@ -7,7 +7,14 @@ import os
 import portalocker
 import pytest
 
-from detectron2_agssp.io.files import lock_file, read_json, read_regular, safe_join, user_path
+from detectron2_agssp.io.files import (
+    lock_file,
+    name_problem,
+    read_json,
+    read_regular,
+    safe_join,
+    user_path,
+)
 
 
 @pytest.mark.parametrize("name", ["a.png", "x/y.npy", "./a", "x//y", "..a/b..", "a\\b"])
@@ -104,3 +111,11 @@ def test_what_is_no_file_is_named_and_does_not_hang(tmp_path):
         read_regular(tmp_path / "self")
     with pytest.raises(FileNotFoundError, match=r"no file .*gone\.json"):
         read_json(tmp_path / "gone.json")
+
+
+def test_names_that_no_map_can_have():
+    assert name_problem("line 1/ü.png", ".npy") == ""
+    assert name_problem(f"{'d' * 255}/{'a' * 247}.png", ".npy") == ""
+    assert "252 bytes, and with .npy at its end" in name_problem(f"x/{'a' * 248}.png", ".npy")
+    assert "252 bytes" in name_problem(f"{'ü' * 124}.png", ".npy")
+    assert "not UTF-8" in name_problem("a/\udcff.png", ".npy")
