@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile, prepare_neu_det
+from detectron2_agssp.io.images import read_image
 from tests.data.prepare_sources import (
     HEIGHT,
     WIDTH,
@@ -122,7 +123,7 @@ class TestNeuDetBoxes:
         problems = {kind: cases for kind, cases in report.problems.items() if cases}
         assert problems.pop("image_without_annotation") == ["alone"]
         assert problems.pop("annotation_without_image") == ["lonely"]
-        assert problems.pop("unreadable_image") == ["cut"]
+        assert problems.pop("unreadable_image")[0].startswith("cut (")
         assert "broken (" in problems.pop("unreadable_annotation")[0]
         assert problems.pop("image_in_no_split") == ["unused"]
         assert problems.pop("split_stem_missing") == ["broken", "cut", "gone"]
@@ -141,8 +142,58 @@ class TestNeuDetBoxes:
         assert load(tmp_path / "out/report.json") == report.to_json()
         assert "1 images left out: they cannot be decoded: cut" in report.table()
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk", "latin-1"])
+    def test_xml_in_any_encoding(self, two_images, tmp_path, encoding):
+        path = two_images / "annotations/patches_1.xml"
+        declared = "utf-8" if encoding == "utf-8-sig" else encoding
+        text = f'<?xml version="1.0" encoding="{declared}"?>{path.read_text()}'
+        path.write_text(text.replace("<annotation>", "<annotation><!-- ü -->"), encoding=encoding)
+        report = prepare_neu_det(two_images, tmp_path / "out")
+        assert not any(report.problems.values())
+        (box,) = boxes(tmp_path / "out/annotations/train.json")["train/patches_1.jpg"]
+        assert box == ("patches", [2.0, 3.0, 10.0, 6.0])
+
+    def test_labels_that_are_none(self, two_images, tmp_path):
+        annotations = two_images / "annotations"
+        for stem in ("folder", "pipe", "unknown", "bytes"):
+            write_image(two_images / f"images/{stem}.jpg", stem)
+        (annotations / "folder.xml").mkdir()
+        os.mkfifo(annotations / "pipe.xml")
+        (annotations / "unknown.xml").write_text("<?xml version='1.0' encoding='klingon'?><a/>")
+        (annotations / "bytes.xml").write_bytes(b"<a>\xff\xfe</a>")
+        (two_images / "images/dir.jpg").mkdir()
+        write_xml(annotations / "dir.xml")
+        report = prepare_neu_det(two_images, tmp_path / "out")
+        cases = report.problems["unreadable_annotation"]
+        assert [case.split(" ")[0] for case in cases] == ["bytes", "folder", "pipe", "unknown"]
+        assert "is a folder, not a file" in cases[1]
+        assert "is a pipe" in cases[2]
+        assert "its encoding is 'klingon'" in cases[3]
+        assert "is a folder" in report.problems["unreadable_image"][0]
+
+    def test_boxes_of_a_turned_photo(self, two_images, tmp_path):
+        """Its size is that of the pixels as they are read, as in training."""
+        path = two_images / "images/patches_1.jpg"
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.open(path).rotate(90, expand=True).save(path, exif=exif)
+        report = prepare_neu_det(two_images, tmp_path / "out")
+        assert not any(report.problems.values())
+        (image,) = load(tmp_path / "out/annotations/train.json")["images"]
+        assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+        (box,) = boxes(tmp_path / "out/annotations/train.json")["train/patches_1.jpg"]
+        assert box == ("patches", [2.0, 3.0, 10.0, 6.0])
+        assert read_image(path).shape == (HEIGHT, WIDTH, 3)
+
 
 class TestMagneticTile:
+    def test_masks_of_class_codes_are_left_out(self, tile_source, tmp_path):
+        write_mask(tile_source / "MT_Crack/Imgs/a.png", (2, 3, 5, 6), value=60)
+        report = prepare_magnetic_tile(tile_source, tmp_path / "out")
+        (case,) = report.problems["mask_values"]
+        assert "MT_Crack/Imgs/a" in case
+        assert "value 60" in case
+
     def test_layout_boxes_and_segmentation(self, tile_source, tmp_path):
         out = tmp_path / "out"
         report = prepare_magnetic_tile(tile_source, out)

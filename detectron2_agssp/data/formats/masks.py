@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycocotools.mask
-from PIL import Image
 from tqdm import tqdm
 
 from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES
@@ -19,6 +18,7 @@ from detectron2_agssp.data.formats.records import (
     visible_files,
 )
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.masks import MaskValueError, read_mask
 
 DEFECT_FREE = "Free"
 EXPECTED = "MT_<class>/Imgs/ with images (*.jpg) and masks of the same names (*.png)"
@@ -80,17 +80,20 @@ def _known_folders() -> set[str]:
 def _read_record(
     stem: str, image: Path, mask_path: Path | None, min_area: int, report: Report
 ) -> Record | None:
-    inspected = inspect_image(image)
+    inspected = inspect_image(image, stem, report)
     if inspected is None:
-        report.add("unreadable_image", stem)
         return None
     width, height, digest = inspected
     place = f"{_folder(stem)}/{image.name}"
     if mask_path is None:
         return Record(stem, place, image, width, height, digest, ())
-    mask = _read_mask(mask_path)
-    if mask is None:
-        report.add("unreadable_annotation", stem)
+    try:
+        mask = read_mask(mask_path, THRESHOLD).astype(np.uint8)
+    except MaskValueError as error:
+        report.add("mask_values", f"{stem} ({error})")
+        return None
+    except (OSError, ValueError) as error:
+        report.add("unreadable_annotation", f"{stem} ({error})")
         return None
     if mask.shape != (height, width):
         shape = f"mask {mask.shape[1]}x{mask.shape[0]}, image {width}x{height}"
@@ -104,16 +107,6 @@ def _read_record(
     if not boxes:
         report.add("defect_without_box", stem)
     return Record(stem, place, image, width, height, digest, boxes, mask_path)
-
-
-def _read_mask(path: Path) -> np.ndarray | None:
-    """The mask as 0 and 1, uint8 of shape (height, width); None if it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError):
-        return None
-    return (values > THRESHOLD).astype(np.uint8)
 
 
 def _component_boxes(mask: np.ndarray, stem: str, min_area: int, report: Report) -> tuple[Box, ...]:

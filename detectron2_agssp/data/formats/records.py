@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_image
+from detectron2_agssp.io.images import read_image
 
 
 @dataclass(frozen=True)
@@ -142,16 +141,17 @@ def paired_stems(
     return sorted(images.keys() & (annotations.keys() | set(unannotated)))
 
 
-def inspect_image(path: Path) -> tuple[int, int, str] | None:
-    """Width and height in pixels and a hash of the pixels; None if it cannot be decoded.
+def inspect_image(path: Path, stem: str, report: Report) -> tuple[int, int, str] | None:
+    """Width and height in pixels and a hash of the pixels; None, reported, if it cannot be read.
 
-    The image is decoded completely, the way Detectron2 will: a header alone does not show that a
-    file was cut short.
+    It is decoded completely, as training will, orientation applied: a header alone does not show
+    that a file was cut short.
     """
     try:
-        with Image.open(path) as image:
-            pixels = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises on broken files
+        pixels = read_image(path)
+    except (OSError, ValueError) as error:
+        report.add("unreadable_image", f"{stem} ({error})")
         return None
-    shape = f"{pixels.width}x{pixels.height}:".encode()
-    return pixels.width, pixels.height, hashlib.sha256(shape + pixels.tobytes()).hexdigest()
+    height, width = pixels.shape[:2]
+    shape = f"{width}x{height}:".encode()
+    return width, height, hashlib.sha256(shape + pixels.tobytes()).hexdigest()

@@ -9,6 +9,7 @@ PROBLEMS = {
     "unreadable_image": "images left out: they cannot be decoded",
     "unreadable_annotation": "images left out: their annotation cannot be read",
     "mask_size_differs": "images left out: their mask has another size",
+    "mask_values": "images left out: their mask has values that may be classes",
     "size_differs": "annotations that give another size than the image has (the image counts)",
     "filename_differs": "annotations that name another image (the annotation's own name counts)",
     "unknown_class": "boxes or folders left out: class unknown",

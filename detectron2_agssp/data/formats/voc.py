@@ -17,6 +17,7 @@ from detectron2_agssp.data.formats.records import (
     visible_files,
 )
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.files import read_xml
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"
@@ -48,14 +49,13 @@ def read_neu_det(source: str | Path, report: Report) -> list[Record]:
 
 
 def _read_record(stem: str, image: Path, annotation: Path, report: Report) -> Record | None:
-    inspected = inspect_image(image)
+    inspected = inspect_image(image, stem, report)
     if inspected is None:
-        report.add("unreadable_image", stem)
         return None
     width, height, digest = inspected
     try:
-        root = ElementTree.parse(annotation).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        root = read_xml(annotation)
+    except (OSError, ValueError) as error:
         report.add("unreadable_annotation", f"{stem} ({error})")
         return None
 
