@@ -153,6 +153,6 @@ def _results_table(results: dict, sizes: Sizes, timings: Timings) -> str:
     headers = ["start", "AP", "AP50", "iterations", "pretraining", "fine-tuning"]
     note = (
         f"On {sizes.num_test} test images, fine-tuned on {sizes.num_labeled} labelled ones. One "
-        "run on synthetic images: docs/few_label.md has what it brings on real metal."
+        "run on synthetic images: docs/benchmark.md has what it brings on real metal."
     )
     return f"\n{tabulate(rows, headers, floatfmt='.1f', tablefmt='github')}\n{note}\n"
