@@ -16,7 +16,6 @@ import portalocker
 
 # Bytes of the largest json that is read: COCO's own train2017 has 450 MB.
 MAX_JSON_BYTES = 2**31
-MAX_NAME_BYTES = 255
 # Bytes of the largest xml of labels: thousands of objects.
 MAX_XML_BYTES = 2**25
 # Of the temporary files that a killed process leaves.
@@ -78,19 +77,6 @@ def safe_join(root: str | Path, relative: str) -> Path:
 def escaped_name(name: str) -> str:
     """A file's name as text that can be written anywhere: bytes that are not UTF-8 are escaped."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def name_problem(path: str, suffix: str) -> str:
-    """Why no file can have the name of ``path`` and ``suffix``; "" where one can."""
-    if escaped_name(path) != path:
-        return "its name is not UTF-8: rename it"
-    length = len(os.path.basename(path).encode())
-    if length + len(suffix) > MAX_NAME_BYTES:
-        return (
-            f"its name has {length} bytes, and with {suffix} at its end more than the "
-            f"{MAX_NAME_BYTES} that a name may have: rename it"
-        )
-    return ""
 
 
 def read_regular(path: str | Path, limit: int | None = None) -> bytes:

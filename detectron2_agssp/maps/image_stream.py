@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detectron2_agssp.io.files import escaped_name, name_problem
+from detectron2_agssp.io.files import escaped_name
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.manifest import seeded_rank
 
 # Images of their own aspect ratio have few sizes in common: more of them make fuller batches.
 ASPECT_CHUNK = 4
-# Of a map, after its image's whole name.
-MAP_SUFFIX = ".npy"
 
 
 @dataclass
@@ -113,8 +111,8 @@ class _DecodedImages(Dataset):
         self.reader = reader
 
     def __getitem__(self, path: str):
-        if problem := name_problem(path, MAP_SUFFIX):
-            return {"image": escaped_name(path), "reason": problem}
+        if (name := escaped_name(path)) != path:
+            return {"image": name, "reason": "its name is not UTF-8: rename it"}
         file = os.path.join(self.root, path)
         try:
             # Before it is read: what is written meanwhile shows in the next run.
