@@ -31,9 +31,10 @@ def test_is_the_mean_over_images_of_one_minus_half_the_loss(target_resize):
         losses.append(distillation_loss(features[None], anomaly_map[None], target_resize))
     found = evaluate(*images, target_resize=target_resize)
     expected = 1 - float(torch.stack(losses).mean()) / 2
+    # Sums of up to 16 float32 products, in another order, of which 2 - 2 cos takes the difference.
     assert found == {
-        "cosine_res4": pytest.approx(expected, abs=1e-6),
-        "cosine_res5": pytest.approx(expected, abs=1e-6),
+        "cosine_res4": pytest.approx(expected, abs=5e-6),
+        "cosine_res5": pytest.approx(expected, abs=5e-6),
     }
 
 

@@ -82,7 +82,8 @@ def test_all_kinds_of_images(tiny_cfg, odd_folder, tmp_path):
     same = [
         load_map(tmp_path / "maps" / found[n]["map"]) for n in ("rgb.png", "rgb16.png", "b.bmp")
     ]
-    np.testing.assert_array_equal(same[0], same[2])
+    # The same pixels elsewhere in a batch: networks may round them otherwise, maps are float16.
+    np.testing.assert_allclose(same[0], same[2], atol=2e-3)
     np.testing.assert_allclose(same[0], same[1], atol=0.02)
 
 
