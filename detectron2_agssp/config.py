@@ -214,6 +214,25 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # "BN", "SyncBN" across processes, or "FrozenBN": fixed statistics and affine.
     csp.NORM = "BN"
 
+    # ---- FCOS ------------------------------------------------------------------------------------
+    # MODEL.META_ARCHITECTURE: FCOS, on any pyramid (on ResNets build_fcos_resnet_fpn_backbone).
+    # TEST.DETECTIONS_PER_IMAGE holds as ever.
+    fcos = cfg.AGSSP.FCOS = CfgNode()
+    fcos.NUM_CLASSES = 80
+    fcos.IN_FEATURES = ("p3", "p4", "p5", "p6", "p7")
+    fcos.NUM_CONVS = 4  # of each branch, before the predictors
+    fcos.NORM = "GN"  # of these convolutions; "" none, or a name of detectron2.layers.get_norm
+    # Score of every class before training, in (0, 1).
+    fcos.PRIOR_PROB = 0.01
+    # Points so near the centre of a box are positive; strides of their level.
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+    # Scores are square roots of class score times centreness, in [0, 1].
+    fcos.SCORE_THRESH_TEST = 0.2
+    fcos.TOPK_CANDIDATES_TEST = 1000  # of each level, before NMS
+    fcos.NMS_THRESH_TEST = 0.6  # IoU
+
     # ---- tools/train_net.py ------------------------------------------------------------------
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"

@@ -17,11 +17,13 @@ from detectron2_agssp.modeling.backbone.vit import (
     build_vit_backbone,
     build_vit_fpn_backbone,
 )
+from detectron2_agssp.modeling.detectors.fcos import FCOS, build_fcos_resnet_fpn_backbone
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
 from detectron2_agssp.modeling.pretext import PRETEXT_REGISTRY
 
 __all__ = [
+    "FCOS",
     "PAFPN",
     "PRETEXT_REGISTRY",
     "AnomalyDistiller",
@@ -31,6 +33,7 @@ __all__ = [
     "ViTBackbone",
     "build_cspdarknet_backbone",
     "build_cspdarknet_pafpn_backbone",
+    "build_fcos_resnet_fpn_backbone",
     "build_swin_backbone",
     "build_swin_fpn_backbone",
     "build_timm_backbone",

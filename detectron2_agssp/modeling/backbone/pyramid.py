@@ -48,6 +48,10 @@ def build_pyramid(cfg: CfgNode, bottom_up: Backbone, out_features_key: str) -> F
 
 def top_block(cfg: CfgNode, channels: int, in_feature: str) -> nn.Module:
     """What makes the levels above p5, by the detector; from ``in_feature`` of ``channels``."""
+    width = cfg.MODEL.FPN.OUT_CHANNELS
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        # From p5, as Detectron2's own FCOS; RetinaNet's are from res5.
+        return LastLevelP6P7(width, width, "p5")
     if cfg.MODEL.META_ARCHITECTURE in ONE_STAGE:
-        return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature)
+        return LastLevelP6P7(channels, width, in_feature)
     return LastLevelMaxPool()
