@@ -103,8 +103,8 @@ def test_stage(path):
     if stage == "agbp":
         assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
     else:
-        is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-        head = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
+        heads = {"RetinaNet": cfg.MODEL.RETINANET, "FCOS": cfg.AGSSP.FCOS}
+        head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
         assert {"agdp": 1, "finetune": 6}[stage] == head.NUM_CLASSES
     if stage == "agdp":
         assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
