@@ -1,6 +1,7 @@
 """What :func:`~detectron2_agssp.pretrain` trains with: the configs of a detector, the measured
 recipe, and the user's options, by stage."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,6 +131,8 @@ class Recipe:
         scorer = {f"AGSSP.SCORER.{key}": value for key, value in shipped.items()}
         if short_side <= SMALL_IMAGE:
             scorer["AGSSP.SCORER.IMAGE_SIZE"] = SMALL_ENERGY_SIZE
+        # Its heads have no part in the energies.
+        scorer["AGSSP.PRETEXT.NAME"] = ""
         return {**self.own("ENERGY"), **scorer, **self.options.of("ENERGY")}
 
     def schedule(self, stage: str, num_images: int, cost: Cost) -> tuple[dict[str, Any], str]:
@@ -149,8 +152,11 @@ class Recipe:
         solver, where = shipped.SOLVER, given.get("MODEL.DEVICE", device())
         batch = int(given.get("SOLVER.IMS_PER_BATCH") or 0)
         batch = batch or cost.affordable(solver.IMS_PER_BATCH, where)
-        epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / NEU_DET_IMAGES
-        if stage == "AGDP":
+        counted = shipped.AGSSP.SOLVER
+        epochs = counted.EPOCHS or solver.MAX_ITER * solver.IMS_PER_BATCH / NEU_DET_IMAGES
+        if "AGSSP.SOLVER.EPOCHS" in given:
+            epochs = float(given["AGSSP.SOLVER.EPOCHS"])
+        elif stage == "AGDP":
             epochs = ROUNDS_EPOCHS if self.rounds > 1 else PUBLISHED_EPOCHS
         elif self.backbone in AGBP_EPOCHS:
             epochs = AGBP_EPOCHS[self.backbone]
@@ -166,13 +172,16 @@ class Recipe:
         if "SOLVER.MAX_ITER" in given:
             iterations, note = int(given["SOLVER.MAX_ITER"]), ""
         shrink = batch / solver.IMS_PER_BATCH
+        warmup = math.ceil(counted.WARMUP_EPOCHS * num_images / batch) or solver.WARMUP_ITERS
+        # Of few iterations, several may fall together.
+        scaled = {round(step * iterations / solver.MAX_ITER) for step in solver.STEPS}
+        steps = {step for step in scaled if 0 < step < iterations}
         chosen = {
+            "AGSSP.SOLVER.EPOCHS": 0.0,  # which these iterations are
             "SOLVER.IMS_PER_BATCH": batch,
             "SOLVER.MAX_ITER": iterations,
-            "SOLVER.STEPS": tuple(
-                max(1, round(step * iterations / solver.MAX_ITER)) for step in solver.STEPS
-            ),
-            "SOLVER.WARMUP_ITERS": min(solver.WARMUP_ITERS, iterations // 4),
+            "SOLVER.STEPS": tuple(sorted(steps)),
+            "SOLVER.WARMUP_ITERS": min(warmup, iterations // 4),
             "SOLVER.CHECKPOINT_PERIOD": max(1, min(solver.CHECKPOINT_PERIOD, iterations // 4)),
             # Of a batch that had to be made smaller.
             "SOLVER.BASE_LR": solver.BASE_LR * min(1, shrink),

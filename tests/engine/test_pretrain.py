@@ -11,7 +11,9 @@ from PIL import Image
 import detectron2_agssp
 from detectron2_agssp.engine import pretrain as module
 from detectron2_agssp.engine import runs, stages
+from detectron2_agssp.engine.cost import Cost
 from detectron2_agssp.engine.pretrain import pretrain
+from detectron2_agssp.engine.recipe import MIN_ITERATIONS, Options, Recipe, detector_names
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from tests.benchmarks.few_label.tiny_benchmark import DETECTOR, SCORER
 
@@ -210,6 +212,37 @@ def test_wrong_arguments(images, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         pretrain(images, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("detector", detector_names())
+def test_schedules_follow_the_images(detector):
+    recipe = Recipe(detector, 2, Options())
+    cost = Cost(seconds=0.001, num_bytes=1)
+    for stage in ("AGBP", "AGDP"):
+        few, _ = recipe.schedule(stage, 1, cost)
+        many, _ = recipe.schedule(stage, 100_000, cost)
+        assert few["SOLVER.MAX_ITER"] == MIN_ITERATIONS[stage]
+        assert few["SOLVER.WARMUP_ITERS"] < few["SOLVER.MAX_ITER"] < many["SOLVER.MAX_ITER"]
+        assert many["SOLVER.IMS_PER_BATCH"] == few["SOLVER.IMS_PER_BATCH"]
+        assert all(0 < step < few["SOLVER.MAX_ITER"] for step in few["SOLVER.STEPS"])
+    epochs = many["SOLVER.MAX_ITER"] * many["SOLVER.IMS_PER_BATCH"] / 100_000
+    assert epochs == pytest.approx(8, rel=0.01)
+
+
+def test_what_memory_and_time_do_not_allow_is_made_smaller_and_said():
+    recipe = Recipe("faster_rcnn_R50_fpn", 1, Options.parse(["MODEL.DEVICE", "cpu"]))
+    keys, text = recipe.schedule("AGDP", 1241, Cost(seconds=100.0, num_bytes=2**60))
+    assert keys["SOLVER.IMS_PER_BATCH"] == 1
+    assert keys["SOLVER.BASE_LR"] == pytest.approx(0.01 / 16)
+    assert keys["SOLVER.MAX_ITER"] == MIN_ITERATIONS["AGDP"]
+    assert "12,410 would take" in text
+    assert "AGDP.SOLVER.MAX_ITER 12410 to have them" in text
+    given = Options.parse(["AGDP.SOLVER.MAX_ITER", 7, "SOLVER.IMS_PER_BATCH", 4])
+    keys, text = Recipe("faster_rcnn_R50_fpn", 1, given).schedule(
+        "AGDP", 1241, Cost(seconds=100.0, num_bytes=2**60)
+    )
+    assert text == "7 iterations of 4 images"
+    assert not {"SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH"} & set(keys)
 
 
 def test_wrong_folders(images, tmp_path):
