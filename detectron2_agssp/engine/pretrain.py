@@ -9,6 +9,7 @@ import numpy as np
 
 from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import map_statistics
+from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.engine.clock import Clock, Pace
 from detectron2_agssp.engine.cost import Cost, free_memory, measure_cost, num_cores, readable_time
 from detectron2_agssp.engine.pretrain_record import (
@@ -110,6 +111,7 @@ def pretrain(
         ValueError: it holds no image (that can be used), ``output`` lies in it, or was made of
             other images or with other settings (which are named); an unknown detector or key.
         FloatingPointError: a loss became infinite or NaN.
+        ConnectionError: the config's weights cannot be downloaded (which, and what to do, is said).
         OSError: another run is writing to ``output``.
     """
     images, output = user_path(images).resolve(), user_path(output).resolve()
@@ -193,6 +195,8 @@ class _Run:
             + (where if where != "cpu" or device() != "cpu" else "the CPU, as there is no GPU"),
             flush=True,
         )
+        # Before hours of maps, not after them.
+        fetch_weights(self._probe_config("AGBP").MODEL.WEIGHTS)
         costs = {kind: measure_cost(self._probe_config(kind), height, width) for kind in _TRAINED}
         if "schedule" not in self.record:
             chosen = {

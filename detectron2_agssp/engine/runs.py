@@ -75,18 +75,9 @@ def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()
     for name in forget_damaged_checkpoints(output_dir):
         logger.warning("Removed %s, which was cut short.", output_dir / name)
     trainer.resume_or_load(resume=True)
-    try:
-        # pycocotools prints its own tables; metrics.json and the log file have the figures.
-        with contextlib.redirect_stdout(None):
-            trainer.train()
-    except FloatingPointError as error:
-        raise FloatingPointError(
-            f"The loss of {output_dir} became infinite or NaN in iteration {trainer.iter}. Try a "
-            f"lower SOLVER.BASE_LR (it is {cfg.SOLVER.BASE_LR:g}), a longer SOLVER.WARMUP_ITERS "
-            f"({cfg.SOLVER.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS.ENABLED True, and look for "
-            "images or boxes that are no numbers. Delete the folder first: a run goes on from its "
-            "last checkpoint."
-        ) from error
+    # pycocotools prints its own tables; metrics.json and the log file have the figures.
+    with contextlib.redirect_stdout(None):
+        trainer.train()
     _finish(output_dir, cfg.SOLVER.MAX_ITER)
     return final
 

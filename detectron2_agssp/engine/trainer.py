@@ -21,6 +21,24 @@ class AGSSPTrainer(DefaultTrainer):
     """Adds AdamW (``AGSSP.SOLVER.OPTIMIZER``), an evaluator for maps, the best checkpoint
     (``AGSSP.SOLVER.BEST_METRIC``), and AGBP's backbone export at the end."""
 
+    def train(self):
+        """As Detectron2's.
+
+        Raises:
+            FloatingPointError: the loss became infinite or NaN; the message says what to try.
+        """
+        try:
+            return super().train()
+        except FloatingPointError as error:
+            solver = self.cfg.SOLVER
+            raise FloatingPointError(
+                f"The loss of {self.cfg.OUTPUT_DIR} became infinite or NaN in iteration "
+                f"{self.iter}. Try a lower SOLVER.BASE_LR (it is {solver.BASE_LR:g}), a longer "
+                f"SOLVER.WARMUP_ITERS ({solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS.ENABLED "
+                "True, and look for images or boxes that are no numbers. Delete the folder first: "
+                "a run goes on from its last checkpoint."
+            ) from error
+
     @classmethod
     def build_model(cls, cfg) -> nn.Module:
         model = super().build_model(cfg)

@@ -15,7 +15,7 @@ from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.images import read_image
 
 # Between classes, too: two names on one defect help nobody.
-MAX_OVERLAP = 0.5
+MAX_OVERLAP = 0.3
 MIN_IOU = 0.5
 THRESHOLDS = np.arange(0.1, 0.96, 0.05).round(2)
 

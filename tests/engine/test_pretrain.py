@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 import detectron2_agssp
+from detectron2_agssp.checkpoint import remote
 from detectron2_agssp.engine import pretrain as module
 from detectron2_agssp.engine import runs, stages
 from detectron2_agssp.engine.cost import Cost
@@ -283,3 +284,13 @@ def test_a_loss_that_is_no_number_says_what_to_try(images, tmp_path):
         FloatingPointError, match=r"agbp became .* lower SOLVER\.BASE_LR \(it is 1e\+30"
     ):
         pretrain(images, tmp_path / "out", rounds=1, options=[*OPTIONS, *rate])
+
+
+def test_weights_that_cannot_be_fetched_stop_before_the_maps(images, tmp_path, monkeypatch):
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(remote.PathManager, "get_local_path", unreachable)
+    with pytest.raises(ConnectionError, match=r"R-50\.pkl cannot be reached"):
+        pretrain(images, tmp_path / "out", detector="faster_rcnn_R50_fpn")
+    assert not (tmp_path / "out" / "maps").exists()
