@@ -5,8 +5,26 @@ SOURCE_DIR is the unpacked data set: images (*.jpg) and Pascal VOC files (*.xml)
 datasets/README.md says where to get it and what comes out.
 """
 
+from pathlib import Path
+
+from detectron2_agssp.data.builtin import CLASSES
 from detectron2_agssp.data.formats.cli import build_parser, run
-from detectron2_agssp.data.formats.pipeline import prepare_neu_det
+from detectron2_agssp.data.formats.pipeline import prepare_dataset
+from detectron2_agssp.data.formats.records import Record
+from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.data.formats.voc import read_voc
+
+
+def prepare_neu_det(source: str | Path, output: str | Path | None = None, **options) -> Report:
+    """Prepares NEU-DET; arguments, result and errors as of ``prepare_dataset``. The authors'
+    ``IMAGES`` and ``ANNOTATIONS`` and Kaggle's ``train/images/<class>`` are both fine."""
+    classes = CLASSES["neu_det"]
+
+    def read(folder: Path, report: Report) -> list[Record]:
+        return read_voc(folder, classes, report)
+
+    return prepare_dataset("neu_det", classes, read, source, output=output, **options)
+
 
 if __name__ == "__main__":
     run(prepare_neu_det, build_parser(__doc__, "neu_det"))

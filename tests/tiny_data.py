@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detectron2_agssp.data.formats.classes import NEU_DET_CLASSES
+from detectron2_agssp.data.builtin import CLASSES
 from detectron2_agssp.maps.store import MapStore
 
 HEIGHT, WIDTH = 48, 64
@@ -34,11 +34,11 @@ def write_datasets(root: Path, num_images: int = 4) -> Path:
         entry = {"image": name, "map": store.map_name(name), "source": "tiny", "score": 0.9}
         store.append([{**entry, **size}])
         images.append({"id": index + 1, "file_name": name, **size})
-        category = 1 + index % len(NEU_DET_CLASSES)
+        category = 1 + index % len(CLASSES["neu_det"])
         box = {"bbox": [x, y, 20, 16], "area": 320, "iscrowd": 0, "category_id": category}
         annotations.append({"id": index + 1, "image_id": index + 1, **box})
     (store.root / "scorer.json").write_text(json.dumps({"image_root": str(image_root)}))
-    categories = [{"id": id_, "name": name} for id_, name in enumerate(NEU_DET_CLASSES, start=1)]
+    categories = [{"id": id_, "name": name} for id_, name in enumerate(CLASSES["neu_det"], start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "neu_det" / "annotations").mkdir()
     for split in ("train", "test"):

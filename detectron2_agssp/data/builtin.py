@@ -6,10 +6,20 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 from detectron2_agssp.io.files import datasets_root, read_json
 
-_CLASSES = {"neu_det": NEU_DET_CLASSES, "magnetic_tile": MAGNETIC_TILE_CLASSES}
+# A class has the COCO category id of its position, from 1.
+CLASSES = {
+    "neu_det": (
+        "crazing",
+        "inclusion",
+        "patches",
+        "pitted_surface",
+        "rolled-in_scale",
+        "scratches",
+    ),
+    "magnetic_tile": ("Blowhole", "Break", "Crack", "Fray", "Uneven"),
+}
 
 
 def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str]:
@@ -24,7 +34,7 @@ def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str
     """
     parent = datasets_root() if root is None else Path(root).expanduser()
     registered = []
-    for dataset in _CLASSES:
+    for dataset in CLASSES:
         folder = parent / dataset
         found = {path.stem for path in (folder / "annotations").glob("*.json")}
         for split in sorted(found | {"train", "test"}):
@@ -53,7 +63,7 @@ def _register(name: str, dataset: str, json_file: Path) -> None:
         json_file=str(json_file),
         image_root=image_root,
         evaluator_type="coco",
-        thing_classes=_thing_classes(json_file) or list(_CLASSES[dataset]),
+        thing_classes=_thing_classes(json_file) or list(CLASSES[dataset]),
     )
 
 

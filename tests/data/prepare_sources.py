@@ -1,11 +1,13 @@
 """Small NEU-DET and Magnetic-Tile folders to prepare, and what to look at afterwards."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+SCRIPTS = Path(__file__).parents[2] / "datasets"
 WIDTH, HEIGHT = 20, 16
 
 OBJECT = """<object><name>{}</name><difficult>0</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>
@@ -93,3 +95,9 @@ def make_tile_source(tmp_path: Path) -> Path:
         test=["MT_Crack/Imgs/b", "MT_Free/Imgs/b"],
     )
     return source
+
+
+prepare_neu_det = runpy.run_path(str(SCRIPTS / "prepare_neu_det.py"))["prepare_neu_det"]
+prepare_magnetic_tile = runpy.run_path(str(SCRIPTS / "prepare_magnetic_tile.py"))[
+    "prepare_magnetic_tile"
+]

@@ -11,7 +11,6 @@ import pycocotools.mask
 import pytest
 from PIL import Image
 
-from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile, prepare_neu_det
 from detectron2_agssp.io.images import read_image
 from tests.data.prepare_sources import (
     HEIGHT,
@@ -22,6 +21,8 @@ from tests.data.prepare_sources import (
     make_neu_source,
     make_tile_source,
     make_two_images,
+    prepare_magnetic_tile,
+    prepare_neu_det,
     write_image,
     write_mask,
     write_splits,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile, prepare_neu_det
 from detectron2_agssp.io.files import write_json
 from tests.data.prepare_sources import (
     files_below,
@@ -15,6 +14,8 @@ from tests.data.prepare_sources import (
     make_neu_source,
     make_tile_source,
     make_two_images,
+    prepare_magnetic_tile,
+    prepare_neu_det,
     write_image,
     write_splits,
 )

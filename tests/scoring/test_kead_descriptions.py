@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
+from detectron2_agssp.data.builtin import CLASSES
 from detectron2_agssp.scoring.kead.descriptions import (
     Defect,
     ObjectDescription,
@@ -148,8 +148,8 @@ def test_builtin_descriptions_say_enough_and_no_more(name):
 @pytest.mark.parametrize(
     ("name", "classes"),
     [
-        ("neu_det", NEU_DET_CLASSES),
-        ("magnetic_tile", [name.lower() for name in MAGNETIC_TILE_CLASSES]),
+        ("neu_det", CLASSES["neu_det"]),
+        ("magnetic_tile", [name.lower() for name in CLASSES["magnetic_tile"]]),
     ],
 )
 def test_builtin_defects_are_the_data_sets_classes(name, classes):

@@ -6,13 +6,13 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from detectron2_agssp.boxes.components import resize_map
-from detectron2_agssp.data.formats.pipeline import prepare_magnetic_tile
 from detectron2_agssp.evaluation import anomaly_metrics
 from detectron2_agssp.evaluation.truth import find_mask
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.image_stream import ImageLoader
 from detectron2_agssp.scoring import build_anomaly_scorer
+from tests.data.prepare_sources import prepare_magnetic_tile
 
 REFERENCE = {"Blowhole": 0.991, "Break": 0.965, "Crack": 0.868, "Fray": 0.965, "Uneven": 0.519}
 SIDE = 256

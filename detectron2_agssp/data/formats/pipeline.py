@@ -1,87 +1,60 @@
 """From a source folder to a data set Detectron2 can load."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from detectron2_agssp.data.formats.classes import MAGNETIC_TILE_CLASSES, NEU_DET_CLASSES
 from detectron2_agssp.data.formats.layout import (
     checked_output,
     claim_files,
     default_output,
     place_file,
 )
-from detectron2_agssp.data.formats.masks import MIN_AREA, read_magnetic_tile
 from detectron2_agssp.data.formats.records import Record, checked_source, records_as_coco
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
-from detectron2_agssp.data.formats.voc import read_neu_det
 from detectron2_agssp.io.coco import check_coco_json, write_coco
-from detectron2_agssp.io.files import write_json
+from detectron2_agssp.io.files import user_path, write_json
 
 
-def prepare_neu_det(
-    source: str | Path,
-    output: str | Path | None = None,
-    copy: bool = False,
-    splits: str | Path | None = None,
-) -> Report:
-    """Prepares NEU-DET; returns the report that is also written to ``output/report.json``.
-
-    ``output`` defaults to ``$DETECTRON2_DATASETS/neu_det``. Images are linked, or copied with
-    ``copy``. ``splits`` is a json file as :func:`~.splits.read_splits` takes it; by default
-    ``source/splits.json``, and without one splits are drawn.
-
-    Raises FileNotFoundError if ``source``, its contents or ``splits`` are missing, ValueError if
-    no image can be used, if the output is inside the source, or if the splits are unusable.
-    """
-    report = Report("neu_det", str(checked_source(source)))
-    output = _output(report, output)
-    records = read_neu_det(source, report)
-    return _prepare(records, NEU_DET_CLASSES, output, copy, splits, report)
-
-
-def prepare_magnetic_tile(
-    source: str | Path,
-    output: str | Path | None = None,
-    copy: bool = False,
-    splits: str | Path | None = None,
-    min_area: int = MIN_AREA,
-) -> Report:
-    """Prepares Magnetic-Tile as :func:`prepare_neu_det` does NEU-DET, with the same errors.
-
-    Components of a mask with fewer than ``min_area`` pixels make no box. The masks of defect
-    images come along in ``output/masks``.
-    """
-    report = Report("magnetic_tile", str(checked_source(source)))
-    output = _output(report, output)
-    records = read_magnetic_tile(source, report, min_area)
-    return _prepare(records, MAGNETIC_TILE_CLASSES, output, copy, splits, report)
-
-
-def _output(report: Report, output: str | Path | None) -> Path:
-    output = default_output(report.dataset) if output is None else Path(output).expanduser()
-    return checked_output(output, Path(report.source))
-
-
-def _prepare(
-    records: list[Record],
+def prepare_dataset(
+    dataset: str,
     classes: Sequence[str],
-    output: Path,
-    copy: bool,
-    splits_file: str | Path | None,
-    report: Report,
+    read: Callable[[Path, Report], list[Record]],
+    source: str | Path,
+    *,
+    output: str | Path | None = None,
+    copy: bool = False,
+    splits: str | Path | None = None,
 ) -> Report:
+    """Prepares a data set; returns the report that is also written to ``output/report.json``.
+
+    Args:
+        dataset: its name, a folder of ``$DETECTRON2_DATASETS``.
+        classes: the category id of each is its position, from 1.
+        read: reads the source folder.
+        source: the folder as it is published.
+        output: folder to write; by default ``$DETECTRON2_DATASETS/<dataset>``.
+        copy: the images, and not links to them.
+        splits: a json file as :func:`~.splits.read_splits` takes it; by default
+            ``source/splits.json``, and without one splits are drawn.
+
+    Raises:
+        FileNotFoundError: ``source``, its contents or ``splits`` are missing.
+        ValueError: no image can be used, the output is inside the source, or the splits are
+            unusable.
+    """
+    root = checked_source(source)
+    report = Report(dataset, str(root))
+    output = checked_output(default_output(dataset) if output is None else user_path(output), root)
+    records = read(root, report)
     if not records:
         raise ValueError(
             f"no image in {report.source} can be used; {'; '.join(report.problem_lines())}"
         )
-    if splits_file is None and (Path(report.source) / "splits.json").exists():
-        splits_file = Path(report.source) / "splits.json"
-    if splits_file is None:
-        splits = make_splits(records, report)
-    else:
-        splits = read_splits(Path(splits_file), report)
-    chosen = check_splits(splits, records, report)
+    if splits is None and (root / "splits.json").exists():
+        splits = root / "splits.json"
+    drawn = make_splits(records, report) if splits is None else read_splits(Path(splits), report)
+    chosen = check_splits(drawn, records, report)
 
     files = {}
     for folder in ("train", "test"):
@@ -93,8 +66,8 @@ def _prepare(
     annotations = {name: f"annotations/{name}.json" for name in chosen}
 
     claim_files(output, {*files, *annotations.values()})
-    for place, source in files.items():
-        place_file(source, output / place, copy)
+    for place, file in files.items():
+        place_file(file, output / place, copy)
     image_ids = {record.stem: number for number, record in enumerate(records, start=1)}
     for name, members in chosen.items():
         folder = "test" if name == "test" else "train"

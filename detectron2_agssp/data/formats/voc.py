@@ -1,12 +1,12 @@
-"""NEU-DET: Pascal VOC boxes, one xml file per image."""
+"""Pascal VOC: boxes, one xml file per image."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from detectron2_agssp.data.formats.classes import NEU_DET_CLASSES
 from detectron2_agssp.data.formats.records import (
     Box,
     Record,
@@ -23,12 +23,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"
 
 
-def read_neu_det(source: str | Path, report: Report) -> list[Record]:
+def read_voc(source: str | Path, classes: Collection[str], report: Report) -> list[Record]:
     """Reads every image that has an annotation, sorted by name.
 
-    Images and xml files are looked for in all of ``source`` and paired by name, so that the
-    authors' ``IMAGES`` and ``ANNOTATIONS`` and Kaggle's ``train/images/<class>`` are all fine.
-    Boxes marked difficult (79 of 4126) are boxes like any other, as in Detectron2's VOC loader.
+    Images and xml files are looked for in all of ``source`` and paired by name, so that any folders
+    do. Boxes marked difficult are boxes like any other, as in Detectron2's VOC loader; boxes of
+    other classes than ``classes`` are left out.
 
     Raises FileNotFoundError if ``source`` or its contents are missing, ValueError if no image
     belongs to any xml file. Everything else that is wrong goes to ``report``.
@@ -42,13 +42,15 @@ def read_neu_det(source: str | Path, report: Report) -> list[Record]:
     )
     stems = paired_stems(images, annotations, EXPECTED, report)
     records = (
-        _read_record(stem, images[stem], annotations[stem], report)
+        _read_record(stem, images[stem], annotations[stem], classes, report)
         for stem in tqdm(stems, desc="reading", disable=None)
     )
     return [record for record in records if record is not None]
 
 
-def _read_record(stem: str, image: Path, annotation: Path, report: Report) -> Record | None:
+def _read_record(
+    stem: str, image: Path, annotation: Path, classes: Collection[str], report: Report
+) -> Record | None:
     inspected = inspect_image(image, stem, report)
     if inspected is None:
         return None
@@ -67,7 +69,7 @@ def _read_record(stem: str, image: Path, annotation: Path, report: Report) -> Re
         report.add("filename_differs", f"{stem} (xml {_text(root, 'filename')!r})")
 
     boxes = (
-        _read_box(node, f"{stem} object {number}", width, height, report)
+        _read_box(node, f"{stem} object {number}", width, height, classes, report)
         for number, node in enumerate(root.iter("object"))
     )
     boxes = tuple(box for box in boxes if box is not None)
@@ -77,10 +79,15 @@ def _read_record(stem: str, image: Path, annotation: Path, report: Report) -> Re
 
 
 def _read_box(
-    node: ElementTree.Element, where: str, width: int, height: int, report: Report
+    node: ElementTree.Element,
+    where: str,
+    width: int,
+    height: int,
+    classes: Collection[str],
+    report: Report,
 ) -> Box | None:
     name = _text(node, "name")
-    if name not in NEU_DET_CLASSES:
+    if name not in classes:
         report.add("unknown_class", f"{where} ({name!r})")
         return None
     texts = [_text(node, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
