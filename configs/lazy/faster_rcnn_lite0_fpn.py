@@ -39,9 +39,9 @@ dataloader.train.update(total_batch_size=8, num_workers=2)
 dataloader.test.dataset.names = "${dataset_names.test}"
 dataloader.test.mapper.augmentations[0].update(short_edge_length=256, max_size=512)
 dataloader.test.num_workers = 2
-for loader in (dataloader.train, dataloader.test):
-    # Images are read as those of the maps are.
-    loader.mapper._target_ = DetectionMapper
+# Images are read as those of the maps are. (No loop: its variable would be a key of the config.)
+dataloader.train.mapper._target_ = DetectionMapper
+dataloader.test.mapper._target_ = DetectionMapper
 
 train.max_iter = 250
 train.output_dir = "output/lazy/faster_rcnn_lite0_fpn"
