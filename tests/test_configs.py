@@ -98,6 +98,7 @@ def test_stage(path):
     suffix = {"agbp": "agssp_neu_det", "agdp": "agssp_neu_det_boxes"}.get(stage, "10pct_draw0")
     if path in FROM_IMAGENET:
         suffix = "agssp_neu_det_energy_boxes"
+    assert cfg.DATASETS.TRAIN
     assert all(name.endswith(suffix) for name in cfg.DATASETS.TRAIN)
     assert (cfg.MODEL.META_ARCHITECTURE == "AnomalyDistiller") == (stage == "agbp")
     if stage == "agbp":

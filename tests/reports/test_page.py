@@ -98,6 +98,7 @@ def test_tags_balance_and_links_lead_somewhere():
 def test_everything_is_escaped():
     page = Page(full_page(EVIL))
     assert not page.all("script")
+    assert page.all("img")
     assert all(seen["src"].startswith("data:image/") for seen in page.all("img"))
     assert not any(name.startswith("on") for _, seen in page.tags for name in seen)
     text = "".join(page.text)
