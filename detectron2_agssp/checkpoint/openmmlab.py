@@ -3,7 +3,7 @@
 Two layouts are read, and told apart by their names:
 
 ``swin``
-    ``SwinTransformer`` of mmdet, mmpretrain and mmcls, for
+    ``SwinTransformer`` (also as SimMIM leaves it) of mmdet, mmpretrain and mmcls, for
     ``detectron2.modeling.backbone.swin.SwinTransformer``. The libraries share names and tensor
     layouts, except that early mmcls files call the last norm ``norm``. The one tensor layout that
     is not Detectron2's is the patch merging, see `_unfold_to_slice_order`.
@@ -120,18 +120,19 @@ def convert_openmmlab(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def convert_checkpoint(checkpoint: Mapping[str, Any]) -> Conversion:
     """`convert_openmmlab` (same argument and errors), with what was found and what was left out."""
-    tensors, left_out = _split_off_backbone(_unwrap(checkpoint))
+    tensors, left_out = _split_off_backbone(unwrap(checkpoint))
     if {"patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"} <= set(tensors):
         return Conversion("swin", _convert_swin(tensors), left_out)
     if "layer1.0.conv1.weight" in tensors:
-        return Conversion("resnet", _rename(tensors, RESNET_NAMES), left_out)
+        return Conversion("resnet", rename(tensors, RESNET_NAMES), left_out)
     raise ValueError(
         "This is neither an OpenMMLab Swin (patch_embed.projection, stages.0.blocks.0.attn.w_msa) "
-        f"nor an OpenMMLab ResNet (layer1.0.conv1). Keys: {_listed([*tensors, *left_out])}"
+        f"nor an OpenMMLab ResNet (layer1.0.conv1). Keys: {listed([*tensors, *left_out])}"
     )
 
 
-def _unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The state dict of a checkpoint, or what is one already."""
     while isinstance(checkpoint, Mapping) and "state_dict" in checkpoint:
         checkpoint = checkpoint["state_dict"]
     if not isinstance(checkpoint, Mapping):
@@ -149,14 +150,17 @@ def _split_off_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Ten
             outside = not name.startswith("backbone.")
         else:
             outside = name.startswith(NON_BACKBONE_PREFIXES)
-        if outside or name.endswith(BOOKKEEPING_SUFFIXES):
+        # SimMIM's token is of its pretext task.
+        if outside or name.endswith((*BOOKKEEPING_SUFFIXES, "mask_token")):
             left_out.append(key)
         else:
             tensors[name.removeprefix("backbone.")] = tensor
     return tensors, left_out
 
 
-def _rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """The tensors under the names that ``names`` (pattern, target) give theirs; a ValueError names
+    those without."""
     renamed, unknown = {}, []
     for key, tensor in tensors.items():
         matches = ((re.fullmatch(pattern, key), target) for pattern, target in names)
@@ -166,7 +170,7 @@ def _rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> 
         else:
             renamed[new_key] = tensor
     if unknown:
-        raise ValueError(f"No counterpart in Detectron2's backbone for: {_listed(unknown)}")
+        raise ValueError(f"No counterpart in Detectron2 for: {listed(unknown)}")
     return renamed
 
 
@@ -174,7 +178,7 @@ def _convert_swin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     last_stage = max(int(key.split(".")[1]) for key in tensors if key.startswith("stages."))
     # Early mmcls has one output norm, after the last stage.
     tensors = {re.sub(r"^norm\.", f"norm{last_stage}.", key): t for key, t in tensors.items()}
-    weights = _rename(tensors, SWIN_NAMES)
+    weights = rename(tensors, SWIN_NAMES)
     _check_swin_widths(weights, stages=last_stage + 1)
     for key, tensor in weights.items():
         if key.endswith(".relative_position_index"):
@@ -228,6 +232,7 @@ def _unfold_to_slice_order(tensor: Tensor) -> Tensor:
     return channel_row_column.transpose(-1, -3).flatten(-3)
 
 
-def _listed(keys: list[str], limit: int = 10) -> str:
+def listed(keys: list[str], limit: int = 10) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
     return (", ".join(map(str, keys[:limit])) or "none") + more

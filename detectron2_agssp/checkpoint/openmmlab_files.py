@@ -11,6 +11,7 @@ from detectron2_agssp.checkpoint.openmmlab import (
     Conversion,
     convert_checkpoint,
 )
+from detectron2_agssp.checkpoint.openmmlab_detector import convert_faster_rcnn, is_faster_rcnn
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.weight_files import read_weight_file
@@ -28,11 +29,12 @@ def convert_file(
     pixel_std: Sequence[float] | None = None,
     channel_order: str = "RGB",
 ) -> Conversion:
-    """Writes the backbone of an OpenMMLab checkpoint under Detectron2's names.
+    """Writes an OpenMMLab checkpoint under Detectron2's names: all of a Faster R-CNN, else the
+    backbone.
 
     Args:
         source: checkpoint of mmdet, mmpretrain or mmcls.
-        target: file to write; Detectron2 finds the backbone inside any detector.
+        target: file to write; Detectron2 finds a backbone inside any detector.
         pixel_mean, pixel_std: three numbers each, in [0, 255], in ``channel_order``; by default
             those of ImageNet in RGB, and none for BGR, whose models have statistics of their own
             (Caffe's divide by 1).
@@ -47,12 +49,13 @@ def convert_file(
         raise ValueError("--format BGR needs --pixel-mean and --pixel-std, in BGR order.")
     content = read_weight_file(source)
     try:
-        conversion = convert_checkpoint(content)
+        whole = is_faster_rcnn(content)
+        conversion = convert_faster_rcnn(content) if whole else convert_checkpoint(content)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     checkpoint = {
         "model": conversion.weights,
-        "matching_heuristics": True,
+        "matching_heuristics": not whole,
         "__author__": AUTHOR,
         KEY: {
             "pixel_mean": pixel_mean or RGB_MEAN,

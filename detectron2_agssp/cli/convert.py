@@ -1,8 +1,8 @@
-"""Converts the backbone of an OpenMMLab checkpoint into a file for Detectron2's MODEL.WEIGHTS."""
+"""Converts an OpenMMLab backbone or Faster R-CNN into a file for Detectron2's MODEL.WEIGHTS."""
 
 import argparse
 
-HELP = "an OpenMMLab backbone under Detectron2's names"
+HELP = "an OpenMMLab backbone or Faster R-CNN under Detectron2's names"
 EXAMPLE = "agssp convert swin_tiny.pth swin_tiny_d2.pth"
 
 
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> None:
         channel_order=args.format,
     )
     print(
-        f"{args.output}: {len(conversion.weights)} tensors of a {conversion.backbone} backbone\n"
+        f"{args.output}: {len(conversion.weights)} tensors ({conversion.backbone})\n"
         f"Left out: {left_out_by_kind(conversion) or 'nothing'}"
     )

@@ -88,6 +88,14 @@ def mm_swin() -> dict[str, torch.Tensor]:
     return state | {name.replace("bias_table", "index"): index.clone() for name in tables}
 
 
+def test_simmim_s_mask_token_and_decoder_are_left_out():
+    state = prefixed("backbone.", mm_swin())
+    extra = {"backbone.mask_token": torch.zeros(1, 1, 8), "neck.decoder.0.weight": ZERO}
+    conversion = convert_checkpoint({**state, **extra})
+    assert conversion.left_out == list(extra)
+    assert len(conversion.weights) == len(state)
+
+
 def prefixed(prefix: str, state: dict) -> dict[str, torch.Tensor]:
     return {f"{prefix}{key}": tensor for key, tensor in state.items()}
 
@@ -254,7 +262,7 @@ def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):
     torch.save({"state_dict": state | left_out}, source)
     convert([str(source), str(target)])
     printed = capsys.readouterr().out
-    assert f"{len(state)} tensors of a swin backbone\nLeft out: 1 head, 1 attn_mask" in printed
+    assert f"{len(state)} tensors (swin)\nLeft out: 1 head, 1 attn_mask" in printed
 
     written = torch.load(target, weights_only=True)
     expected = convert_openmmlab(state)
