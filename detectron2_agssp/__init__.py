@@ -53,9 +53,10 @@ def _imported_by_the_command() -> bool:
     command reads its arguments first and installs then, so that a help need not wait for torch,
     and ``agssp info`` runs where that is missing."""
     frame = sys._getframe(1)
-    while frame and frame.f_globals["__name__"] in (__name__, *_IMPORT_MACHINERY):
+    # Code that is run by exec() may have no name.
+    while frame and frame.f_globals.get("__name__") in (__name__, *_IMPORT_MACHINERY):
         frame = frame.f_back
-    importer = frame.f_globals["__name__"] if frame else ""
+    importer = frame.f_globals.get("__name__", "") if frame else ""
     # While Python looks for the module of -m, and only then, the name of the program is "-m".
     return importer == "agssp_cli" or (importer == "runpy" and sys.argv[:1] == ["-m"])
 

@@ -198,6 +198,13 @@ def test_ctrl_c_prints_one_line_that_says_how_to_go_on(command, message, monkeyp
     assert capsys.readouterr().err == f"\nInterrupted. {message}\n"
 
 
+def test_code_without_a_name_may_import_the_package():
+    """As Sphinx runs its conf.py."""
+    namespace = {}
+    exec("import detectron2_agssp as d; by_command = d._imported_by_the_command()", namespace)
+    assert namespace["by_command"] is False
+
+
 def _complain(args):
     raise ValueError(f"Process of {args.num_gpus}.")
 
