@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detectron2_agssp.io.coco import forget_dataset
-from detectron2_agssp.io.files import datasets_root
+from detectron2_agssp.io.files import datasets_root, user_path
 from detectron2_agssp.maps.store import MapStore
 
 # The single class of AGDP.
@@ -26,7 +26,7 @@ def load_unlabeled(image_root: str | Path, map_root: str | Path) -> list[dict]:
         FileNotFoundError: no such folders.
         ValueError: the manifest is empty or damaged.
     """
-    image_root, store = str(image_root), MapStore(map_root)
+    image_root, store = os.path.expanduser(str(image_root)), MapStore(map_root)
     # A URL is read through iopath, which says what is missing.
     if "://" not in image_root and not os.path.isdir(image_root):
         raise FileNotFoundError(
@@ -61,13 +61,14 @@ def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) 
         image_root: folder that the manifest's image paths are relative to.
         map_root: the map folder, with ``manifest.jsonl``.
     """
+    image_root, map_root = os.path.expanduser(image_root), user_path(map_root)
     for registered in (name, f"{name}_boxes"):
         forget_dataset(registered)
         DatasetCatalog.register(registered, lambda: load_unlabeled(image_root, map_root))
         MetadataCatalog.get(registered).set(
             image_root=str(image_root),
             # As in the data set's dicts, which thresholds are found by.
-            map_root=str(Path(map_root)),
+            map_root=str(map_root),
             evaluator_type=EVALUATOR_TYPE,
             thing_classes=list(ANOMALY_CLASSES),
         )

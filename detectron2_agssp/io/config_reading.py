@@ -59,6 +59,7 @@ def read_config(
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
             raise ValueError(f"{key} {value}: {_explained(error, cfg)}") from error
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     return cfg
 
 

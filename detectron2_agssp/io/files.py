@@ -103,6 +103,7 @@ def read_json(path: str | Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is no json, and the message names it.
     """
+    path = user_path(path)
     if not os.path.lexists(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     encoded = read_regular(path, MAX_JSON_BYTES)
@@ -152,7 +153,7 @@ def atomic_path(path: str | Path, temporary_root: Path | None = None) -> Iterato
         path: its folder is made if it is missing.
         temporary_root: folder of the free path, on the same file system; by default ``path``'s.
     """
-    path = Path(path)
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the name, which may be as long as a name can be.
     temporary = (temporary_root or path.parent) / f".agssp-{uuid.uuid4().hex}.tmp"

@@ -136,3 +136,14 @@ def test_installation_registers_them(make_folder, tmp_path, monkeypatch):
     for _ in range(2):
         plugin.install()
         assert {"agssp_x", "agssp_x_boxes", "neu_det_train"} <= set(DatasetCatalog.list())
+
+
+def test_home(monkeypatch, tmp_path, write_maps, empty_catalogs):
+    """Also of the thresholds, which are found by the map folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    write_maps(tmp_path / "maps", {"a.png": np.eye(3)})
+    register_unlabeled("mine", "~/images", "~/maps")
+    (entry,) = DatasetCatalog.get("mine_boxes")
+    assert entry["file_name"] == str(tmp_path / "images/a.png")
+    assert entry["map_root"] == MetadataCatalog.get("mine_boxes").map_root == str(tmp_path / "maps")

@@ -112,3 +112,9 @@ def test_without_a_gpu_the_device_is_the_cpu(monkeypatch, caplog, frozen):
     use_available_device(cfg)
     assert (cfg.MODEL.DEVICE, cfg.is_frozen()) == ("cpu", frozen)
     assert "No GPU is visible: MODEL.DEVICE cuda becomes cpu." in caplog.text
+
+
+def test_home_in_the_output_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = read_config("", ["OUTPUT_DIR", "~/runs/a"])
+    assert f"{tmp_path}/runs/a" == cfg.OUTPUT_DIR

@@ -14,6 +14,7 @@ from detectron2_agssp.io.files import (
     read_regular,
     safe_join,
     user_path,
+    write_json,
 )
 
 
@@ -116,3 +117,12 @@ def test_what_is_no_file_is_named_and_does_not_hang(tmp_path):
 def test_names_that_are_not_utf_8_are_escaped():
     assert escaped_name("line 1/ü.png") == "line 1/ü.png"
     assert escaped_name("a/\udcff.png") == "a/\\udcff.png"
+
+
+def test_home_is_where_json_is_written_and_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_json("~/out/a.json", [1])
+    assert read_json("~/out/a.json") == [1]
+    assert (tmp_path / "out/a.json").exists()
+    assert not (tmp_path / "~").exists()
