@@ -56,11 +56,6 @@ def shared_data() -> Path:
     return _existing("AGSSP_SHARED_DATA", SHARED / "data")
 
 
-@pytest.fixture(scope="session")
-def tools() -> Path:
-    return REPOSITORY / "tools"
-
-
 def make_surface(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A smooth, noisy surface (H, W, 3) uint8 with one bright scratch."""
     rng = np.random.default_rng(seed)

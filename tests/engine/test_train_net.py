@@ -1,9 +1,9 @@
-"""tools/train_net.py from the command line: AGBP, evaluation only, resuming, AdamW."""
+"""The tools from the command line: AGBP, evaluation only, resuming, AdamW; by a LazyConfig too."""
 
 import pytest
 import torch
 
-from tests.child_process import run_in_child
+from tests.child_process import run_in_child, run_script
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
 
@@ -25,18 +25,18 @@ def run_tool(root, output, *arguments):
     settings = [word for pair in SETTINGS.items() for word in pair]
     config = ["--config-file", str(CONFIGS / "agbp" / "lite0.yaml")]
     command = [*config, *arguments, *settings, "OUTPUT_DIR", str(output)]
-    assert run_in_child(_run_tool, str(root), command) == 0
+    assert run_in_child(_run_tool, "train_net.py", str(root), command) == 0
 
 
-def _run_tool(root, arguments):
+def _run_tool(tool, root, arguments):
     import runpy
     import sys
 
     from detectron2_agssp.data import register_map_folders
 
     register_map_folders(root)
-    sys.argv = ["train_net.py", *arguments]
-    runpy.run_path(str(ROOT / "tools" / "train_net.py"), run_name="__main__")
+    sys.argv = [tool, *arguments]
+    runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,36 @@ def test_resuming_goes_on(root, tmp_path):
     optimizer = last["trainer"]["_trainer"]["optimizer"]
     assert {int(state["step"]) for state in optimizer["state"].values()} == {3}
     assert (tmp_path / "backbone_final.pth").exists()
+
+
+def test_a_lazy_config_trains_and_resumes(root, tmp_path):
+    settings = {
+        "dataset_names.train": "agssp_tiny",
+        "dataloader.train.num_workers": 0,
+        "dataloader.train.total_batch_size": 2,
+        "dataloader.train.mapper.augmentations.0.short_edge_length": "[64,64]",
+        "dataloader.train.mapper.augmentations.1.crop_size": "[48,48]",
+        "model.backbone.model": "mobilenetv3_small_050",
+        "model.backbone.weights": "''",
+        "lr_multiplier.warmup_length": 0.0,
+        "train.device": "cuda",
+        "train.output_dir": tmp_path,
+    }
+    pairs = [f"{key}={value}" for key, value in settings.items()]
+    config = ["--config-file", "agssp://lazy/agbp_lite0.py", *pairs]
+    for iterations, more in ((2, []), (3, ["--resume"])):
+        arguments = [*config, f"train.max_iter={iterations}", *more]
+        assert run_in_child(_run_tool, "lazyconfig_train_net.py", str(root), arguments) == 0
+        checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+        assert checkpoint["iteration"] == iterations - 1
+    assert 0 <= final_metrics(tmp_path)["total_loss"] <= 4
+    log = (tmp_path / "log.txt").read_text()
+    assert torch.cuda.is_available() or "train.device cuda becomes cpu" in log
+
+
+def test_a_missing_lazy_config_is_one_line(tmp_path):
+    tool, config = ROOT / "tools/lazyconfig_train_net.py", "agssp://lazy/agbp_lite.py"
+    done = run_script(tool, "--config-file", config, output=tmp_path)
+    assert done.code == 2
+    assert done.stderr.startswith(f"error: There is no shipped config {config}. Did you mean ")
+    assert done.stderr.count("\n") == 1
