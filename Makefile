@@ -1,7 +1,7 @@
 # make quickstart            the whole method on a synthetic sample, in minutes
 # make quickstart IMAGES=dir pretraining on your own images, and a report of it
 # make test                  the fast tests;  make test-slow  the others
-# make lint                  ruff
+# make lint                  ruff, codespell and mypy
 # make docs                  the documentation, in docs/_build
 #
 # Each sets up what it needs: a .venv, or the environment given by VENV=dir or PYTHON=interpreter,
@@ -37,9 +37,11 @@ test-slow: setup
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
+	$(PY) -m mypy
 
 docs: setup
 	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build
 
 clean:
-	rm -rf build docs/_build *.egg-info .pytest_cache .ruff_cache quickstart
+	rm -rf build docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache quickstart

@@ -8,6 +8,7 @@ again changes nothing, and a config without AGSSP keys behaves exactly as withou
 
 import importlib
 import sys
+from types import FrameType
 
 from detectron2_agssp.version import __version__
 
@@ -52,7 +53,7 @@ def _imported_by_the_command() -> bool:
     """Whether ``agssp``, or Python on its way to this package's ``__main__``, imports it: the
     command reads its arguments first and installs then, so that a help need not wait for torch,
     and ``agssp info`` runs where that is missing."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     # Code that is run by exec() may have no name.
     while frame and frame.f_globals.get("__name__") in (__name__, *_IMPORT_MACHINERY):
         frame = frame.f_back

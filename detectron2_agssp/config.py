@@ -256,7 +256,7 @@ def extend_default_config() -> None:
 
 def settings_of(node: CfgNode) -> dict:
     """``node`` as plain, JSON-ready Python: nested dicts, tuples as lists."""
-    plain = {}
+    plain: dict = {}
     for key, value in sorted(node.items()):
         if isinstance(value, CfgNode):
             plain[key] = settings_of(value)

@@ -21,7 +21,8 @@ def pseudo_boxes_as_coco(cfg, map_root: str | Path, *, progress: bool = True) ->
     """
     store = MapStore(map_root)
     rule = BoxRule.from_config(cfg, map_root)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     entries = tqdm(store.entries(), desc="boxes", unit="img", disable=not progress)
     for image_id, entry in enumerate(entries, start=1):
         size = {"height": entry["height"], "width": entry["width"]}

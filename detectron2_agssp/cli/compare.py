@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     figures = [label_free_figures(cfg, folder, delta=args.delta, **sample) for folder in folders]
     pairs = [agreement(cfg, *two, **sample) for two in itertools.combinations(folders, 2)]
     if args.output:
-        content = {"folders": figures, "agreement": pairs}
+        content: dict[str, list] = {"folders": figures, "agreement": pairs}
         write_json(args.output, {key: list(map(asdict, rows)) for key, rows in content.items()})
     print(format_figures(figures))
     if pairs:

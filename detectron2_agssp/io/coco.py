@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -97,7 +97,7 @@ def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _is_box(value: Any) -> bool:
+def _is_box(value: Any) -> TypeGuard[list[float]]:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 

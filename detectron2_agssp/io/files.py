@@ -134,7 +134,7 @@ def read_xml(path: str | Path) -> ElementTree.Element:
         return ElementTree.fromstring(encoded)
     except Exception as error:  # the parser also raises LookupError, ValueError, ...
         declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)["'][^>]*\?>""", encoded)
-        reason = error
+        reason = str(error)
         if declared is not None:
             # The parser itself knows no encodings of several bytes, such as GBK.
             with contextlib.suppress(LookupError, UnicodeError, ElementTree.ParseError):

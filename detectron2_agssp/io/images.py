@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -61,7 +61,8 @@ def list_images(root: str | Path) -> Iterator[str]:
     if "://" in root:
         from detectron2.utils.file_io import PathManager
 
-        known, above, list_folder = PathManager.isdir(root), set(), _list_remote
+        known, above = PathManager.isdir(root), set()
+        list_folder: Callable[[str], list[tuple]] = _list_remote
     else:
         root = os.fspath(user_path(root))
         known, list_folder = os.path.isdir(root), _list_local
@@ -72,7 +73,7 @@ def list_images(root: str | Path) -> Iterator[str]:
         raise FileNotFoundError(f"Image folder {root!r} does not exist or is not a folder.")
     # Not recursive: folders may be nested deeper than Python's calls.
     path, prefix = root.rstrip("/"), ""
-    stack = [(path, prefix, None, iter(list_folder(root)))]
+    stack: list[tuple] = [(path, prefix, None, iter(list_folder(root)))]
     while stack:
         path, prefix, identity, entries = stack[-1]
         name, inner = next(entries, ("", None))
@@ -193,7 +194,9 @@ class ImageReader:
             raise UnreadableImageError(f"{name!r} ({len(encoded)} bytes) {reason}")
         image = _to_three_channels(self._to_uint8(image, name))
         # Pillow's arrays are read-only.
-        return np.require(image if image_format == "RGB" else image[:, :, ::-1], requirements="CW")
+        return np.require(
+            image if image_format == "RGB" else image[:, :, ::-1], requirements=["C", "W"]
+        )
 
     def _to_uint8(self, image: np.ndarray, name: str) -> np.ndarray:
         if image.dtype == np.uint8:
@@ -287,7 +290,7 @@ def _open(encoded: bytes) -> Image.Image:
 
 def _loses_bits(picture: Image.Image) -> bool:
     """Whether Pillow would keep the upper 8 of 16 bits of each channel."""
-    return re.search(r"(RGB\w?|LA);16", str(picture.tile)) is not None
+    return re.search(r"(RGB\w?|LA);16", str(getattr(picture, "tile", ""))) is not None
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Weight files, read without running what they hold: tensors, arrays and plain values alone."""
 
+import importlib
 import io
 import logging
 import pickle
@@ -122,7 +123,7 @@ def state_dict_of(content: Any, source: str | Path) -> dict[str, Tensor]:
         map(_WRAPPERS.match, content)
     ):
         # As it is: a model's own state dict also knows the versions of its layers.
-        return content
+        return content  # type: ignore[return-value]
     return {
         name[wrapper.end() :] if (wrapper := _WRAPPERS.match(name)) else name: _as_tensor(value)
         for name, value in content.items()
@@ -193,8 +194,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _harmless() -> list:
     """NumPy's numbers and arrays, which training scripts keep beside the weights."""
-    from numpy._core import multiarray
-
+    # NumPy 1 has no underscore there.
+    package = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    multiarray = importlib.import_module(f"{package}.multiarray")
     kinds = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
     return [
         np.ndarray,
