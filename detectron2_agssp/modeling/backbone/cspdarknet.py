@@ -45,6 +45,8 @@ class ConvNormAct(nn.Sequential):
         self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, norm="BN"
     ):
         super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"The NORM of convolutions is {norm!r}. Choices: {', '.join(NORMS)}.")
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False
         )

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone import build_resnet_backbone
 from torch import Tensor, nn
 
 from detectron2_agssp.modeling.backbone.cspdarknet import (
@@ -17,6 +18,7 @@ from detectron2_agssp.modeling.backbone.cspdarknet import (
     build_cspdarknet_backbone,
     initialize,
 )
+from detectron2_agssp.modeling.backbone.swin import build_swin_backbone
 
 IN_FEATURES = ("res3", "res4", "res5")
 LEVELS = ("p3", "p4", "p5")
@@ -103,4 +105,32 @@ def build_cspdarknet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAF
         out_channels=size.channels[1:],
         depth=size.depths[0],
         norm=cfg.AGSSP.CSPDARKNET.NORM,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """Detectron2's ResNet with a pyramid by ``AGSSP.PAFPN``."""
+    return _build_pafpn(cfg, build_resnet_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_swin_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """:func:`~detectron2_agssp.modeling.backbone.swin.build_swin_backbone` with a pyramid by
+    ``AGSSP.PAFPN``."""
+    return _build_pafpn(cfg, build_swin_backbone(cfg, input_shape))
+
+
+def _build_pafpn(cfg: CfgNode, bottom_up: Backbone) -> PAFPN:
+    settings = cfg.AGSSP.PAFPN
+    if len(settings.OUT_CHANNELS) != len(LEVELS):
+        raise ValueError(
+            f"AGSSP.PAFPN.OUT_CHANNELS needs a number for each of {', '.join(LEVELS)}, got "
+            f"{tuple(settings.OUT_CHANNELS)}."
+        )
+    return PAFPN(
+        bottom_up=bottom_up,
+        out_channels=settings.OUT_CHANNELS,
+        depth=settings.DEPTH,
+        norm=settings.NORM,
     )

@@ -1,5 +1,7 @@
 """Feature pyramids on the backbones that Detectron2 has none for."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -14,6 +16,21 @@ def check_channels(input_shape: ShapeSpec, name: str) -> None:
     """ValueError where images have not the 3 channels that the backbone ``name`` takes."""
     if input_shape.channels != 3:
         raise ValueError(f"{name} takes 3 channels, got {input_shape.channels}.")
+
+
+def levels_of(backbone: Backbone, names: Sequence[str], key: str) -> list[ShapeSpec]:
+    """The backbone's outputs ``names``, which the config key ``key`` asks for.
+
+    Raises:
+        ValueError: the backbone lacks one; says which it has.
+    """
+    shapes = backbone.output_shape()
+    lacking = [name for name in names if name not in shapes]
+    if lacking or not names:
+        raise ValueError(
+            f"{key} asks for {lacking or 'nothing'}, but the backbone returns {list(shapes)}."
+        )
+    return [shapes[name] for name in names]
 
 
 def build_pyramid(cfg: CfgNode, bottom_up: Backbone, out_features_key: str) -> FPN:

@@ -7,7 +7,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.meta_arch import fcos
 
-from detectron2_agssp.modeling.backbone.pyramid import build_pyramid
+from detectron2_agssp.modeling.backbone.pyramid import build_pyramid, levels_of
 
 
 @META_ARCH_REGISTRY.register()
@@ -26,20 +26,9 @@ class FCOS(fcos.FCOS):
 
     @classmethod
     def from_config(cls, cfg):
-        """
-        Raises:
-            ValueError: ``AGSSP.FCOS.IN_FEATURES`` asks for levels that the backbone lacks.
-        """
         backbone = build_backbone(cfg)
         settings = cfg.AGSSP.FCOS
-        shapes = backbone.output_shape()
-        lacking = [name for name in settings.IN_FEATURES if name not in shapes]
-        if lacking:
-            raise ValueError(
-                f"AGSSP.FCOS.IN_FEATURES asks for {lacking}, but the backbone "
-                f"{cfg.MODEL.BACKBONE.NAME} returns {list(shapes)}."
-            )
-        levels = [shapes[name] for name in settings.IN_FEATURES]
+        levels = levels_of(backbone, settings.IN_FEATURES, "AGSSP.FCOS.IN_FEATURES")
         head = fcos.FCOSHead(
             input_shape=levels,
             num_classes=settings.NUM_CLASSES,
