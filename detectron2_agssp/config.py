@@ -145,6 +145,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     boxes.THRESHOLD = 0.5
     boxes.MAX_BOXES = 10
     boxes.NMS_IOU = 0.8
+    # Multiply the losses of a pseudo-box by its score, in [0, 1]; of YOLO only.
+    boxes.WEIGHT_BY_SCORE = False
 
     # ---- Images ------------------------------------------------------------------------------
     image_input = cfg.AGSSP.INPUT = CfgNode()
@@ -232,6 +234,37 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     fcos.SCORE_THRESH_TEST = 0.2
     fcos.TOPK_CANDIDATES_TEST = 1000  # of each level, before NMS
     fcos.NMS_THRESH_TEST = 0.6  # IoU
+
+    # ---- YOLO ------------------------------------------------------------------------------------
+    # MODEL.META_ARCHITECTURE: YOLO, on any backbone with these levels; TEST.DETECTIONS_PER_IMAGE
+    # holds as ever.
+    yolo = cfg.AGSSP.YOLO = CfgNode()
+    yolo.NUM_CLASSES = 80
+    yolo.IN_FEATURES = ("p3", "p4", "p5")  # from the finest
+    # Of a side's distribution: a box reaches NUM_BINS - 1 strides from its point.
+    yolo.NUM_BINS = 16
+    yolo.HEAD_CHANNELS = 0  # 0: as many as the finest level has
+    yolo.NORM = "BN"  # of the head; "SyncBN" across processes, "FrozenBN"
+    # Score of every class before training, in (0, 1).
+    yolo.PRIOR_PROB = 0.01
+    # A box is learnt at so many points, the best by score^ALPHA * IoU^BETA.
+    yolo.ASSIGN_TOPK = 10
+    yolo.ASSIGN_ALPHA = 0.5
+    yolo.ASSIGN_BETA = 6.0
+    # Of the losses: cross entropy, CIoU, distribution focal loss.
+    yolo.CLS_WEIGHT = 0.5
+    yolo.BOX_WEIGHT = 7.5
+    yolo.DFL_WEIGHT = 1.5
+    yolo.SCORE_THRESH_TEST = 0.001
+    yolo.TOPK_CANDIDATES_TEST = 3000  # pairs of point and class per image, before NMS
+    yolo.NMS_THRESH_TEST = 0.7  # IoU
+
+    # A path-aggregation pyramid on ResNet or Swin: build_resnet_pafpn_backbone,
+    # build_swin_pafpn_backbone (CSPDarknet's is as wide as its features).
+    pafpn = cfg.AGSSP.PAFPN = CfgNode()
+    pafpn.OUT_CHANNELS = (128, 256, 512)  # of p3, p4 and p5
+    pafpn.DEPTH = 1  # refining steps of each block
+    pafpn.NORM = "BN"  # "SyncBN" across processes, "FrozenBN"
 
     # ---- tools/train_net.py ------------------------------------------------------------------
     solver = cfg.AGSSP.SOLVER = CfgNode()

@@ -1,7 +1,12 @@
 """Meta-architectures, losses, and backbones that Detectron2 has no keys for."""
 
 from detectron2_agssp.modeling.backbone.cspdarknet import CSPDarknet, build_cspdarknet_backbone
-from detectron2_agssp.modeling.backbone.pafpn import PAFPN, build_cspdarknet_pafpn_backbone
+from detectron2_agssp.modeling.backbone.pafpn import (
+    PAFPN,
+    build_cspdarknet_pafpn_backbone,
+    build_resnet_pafpn_backbone,
+    build_swin_pafpn_backbone,
+)
 from detectron2_agssp.modeling.backbone.swin import (
     SwinBackbone,
     build_swin_backbone,
@@ -18,6 +23,7 @@ from detectron2_agssp.modeling.backbone.vit import (
     build_vit_fpn_backbone,
 )
 from detectron2_agssp.modeling.detectors.fcos import FCOS, build_fcos_resnet_fpn_backbone
+from detectron2_agssp.modeling.detectors.yolo import YOLO
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
 from detectron2_agssp.modeling.pretext import PRETEXT_REGISTRY
@@ -26,6 +32,7 @@ __all__ = [
     "FCOS",
     "PAFPN",
     "PRETEXT_REGISTRY",
+    "YOLO",
     "AnomalyDistiller",
     "CSPDarknet",
     "SwinBackbone",
@@ -34,8 +41,10 @@ __all__ = [
     "build_cspdarknet_backbone",
     "build_cspdarknet_pafpn_backbone",
     "build_fcos_resnet_fpn_backbone",
+    "build_resnet_pafpn_backbone",
     "build_swin_backbone",
     "build_swin_fpn_backbone",
+    "build_swin_pafpn_backbone",
     "build_timm_backbone",
     "build_timm_fpn_backbone",
     "build_vit_backbone",
