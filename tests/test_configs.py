@@ -23,6 +23,8 @@ STAGES = ("agbp", "agdp", "finetune")
 TRAINING = [path for stage in STAGES for path in shipped(f"{stage}/*.yaml")]
 # AGDP without AGBP's weights, on the maps of its backbone.
 FROM_IMAGENET = ["agdp/faster_rcnn_lite0_fpn_energy.yaml"]
+# AGDP without any weights, in which the backbone learns.
+FROM_SCRATCH = ["agdp/yolo_cspdarknet_n.yaml"]
 MAPS = shipped("maps/*.yaml")
 ONLY_IN_ONE = ("backbone_name", "loss_weight")
 SEQUENCES = (tuple, list, ListConfig)
@@ -43,7 +45,7 @@ def test_its_model_is_built(path, monkeypatch):
     optimizer = AGSSPTrainer.build_optimizer(cfg, model)
     build_lr_scheduler(cfg, optimizer)
     frozen = not any(p.requires_grad for p in backbone_parameters(model))
-    assert frozen == (path.startswith("agdp") and path not in FROM_IMAGENET)
+    assert frozen == (path.startswith("agdp") and path not in FROM_IMAGENET + FROM_SCRATCH)
 
 
 def backbone_parameters(model):
@@ -105,6 +107,7 @@ def test_stage(path):
         assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
     else:
         heads = {"RetinaNet": cfg.MODEL.RETINANET, "FCOS": cfg.AGSSP.FCOS}
+        heads["YOLO"] = cfg.AGSSP.YOLO
         head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
         assert {"agdp": 1, "finetune": 6}[stage] == head.NUM_CLASSES
     if stage == "agdp":
@@ -112,7 +115,7 @@ def test_stage(path):
         starts = [
             f"{make_cfg(other).OUTPUT_DIR}/model_final.pth" for other in shipped("agbp/*.yaml")
         ]
-        assert cfg.MODEL.WEIGHTS in ([""] if path in FROM_IMAGENET else starts)
+        assert cfg.MODEL.WEIGHTS in ([""] if path in FROM_IMAGENET + FROM_SCRATCH else starts)
 
 
 def test_output_folders_are_unique_and_follow_the_file():

@@ -2,6 +2,7 @@
 several."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -11,13 +12,31 @@ from detectron2.utils.events import EventStorage
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from tests.tiny_models import SMALL_R50, copy_of, detection_inputs, make_model, randomize
 
+SMALL_YOLO = {
+    **SMALL_R50,
+    "AGSSP.PAFPN.OUT_CHANNELS": (8, 8, 16),
+    "AGSSP.YOLO.HEAD_CHANNELS": 8,
+    "AGSSP.CSPDARKNET.SIZE": "nano",
+    "AGSSP.SWIN.EMBED_DIM": 8,
+    "AGSSP.SWIN.DEPTHS": (1, 1, 2, 1),
+    "AGSSP.SWIN.NUM_HEADS": (1, 2, 2, 4),
+}
+YOLO_PREDICTORS = [f"head.cls_score.{level}" for level in range(3)]
 SETTINGS = {
     "fcos_R50_fpn": {**SMALL_R50, "AGSSP.FCOS.NORM": "", "AGSSP.FCOS.NUM_CONVS": 1},
     "cascade_rcnn_R50_fpn": SMALL_R50,
+    "yolo_R50": SMALL_YOLO,
+    "yolo_swin_b": SMALL_YOLO,
+    "yolo_cspdarknet_s": SMALL_YOLO,
+    "yolo_cspdarknet_n": SMALL_YOLO,
 }
 CLASS_PREDICTORS = {
     "fcos_R50_fpn": ["head.cls_score"],
     "cascade_rcnn_R50_fpn": [f"roi_heads.box_predictor.{stage}.cls_score" for stage in range(3)],
+    "yolo_R50": YOLO_PREDICTORS,
+    "yolo_swin_b": YOLO_PREDICTORS,
+    "yolo_cspdarknet_s": YOLO_PREDICTORS,
+    "yolo_cspdarknet_n": YOLO_PREDICTORS,
 }
 STAGES = [(stage, name) for stage in ("agdp", "finetune") for name in SETTINGS]
 
@@ -58,3 +77,27 @@ def test_agdp_weights_take_another_number_of_classes(name, tmp_path, caplog):
     assert len(said) == 1
     assert said[0].endswith(f"as expected with 6 classes instead of 1: {layers}.")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("agbp", "name"),
+    [("R50", "yolo_R50"), ("swin_b", "yolo_swin_b"), ("cspdarknet_s", "yolo_cspdarknet_s")],
+)
+def test_agbp_weights_start_a_yolo(agbp, name, tmp_path, caplog):
+    distiller = make_model(f"agbp/{agbp}.yaml", SMALL_YOLO, {"VIS_PERIOD": 0})
+    randomize(distiller.backbone)
+    CheckedCheckpointer(distiller, str(tmp_path)).save("model_final")
+    model = make_model(f"agdp/{name}.yaml", SMALL_YOLO, seed=1)
+    with caplog.at_level(logging.WARNING):
+        DetectionCheckpointer(model).load(str(tmp_path / "model_final.pth"))
+    loaded = model.backbone.bottom_up.state_dict()
+    weights = distiller.backbone.state_dict()
+    expected = {path: tensor for path, tensor in weights.items() if path in loaded}
+    assert len(expected) > 0.9 * len(loaded)
+    for path, tensor in expected.items():
+        assert path.endswith("num_batches_tracked") or torch.equal(loaded[path], tensor), path
+    # What AGBP of Swin does not have: the norms of the features that it does not distil.
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    lacking = set(re.findall(r"bottom_up\.(\w+)", said))
+    assert lacking == ({"norm1", "norm2"} if "swin" in name else set())
+    assert bool(said) == bool(lacking)
