@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import LazyConfig, get_cfg
 from detectron2.engine import default_argument_parser
+from omegaconf import OmegaConf
 
 from detectron2_agssp.cli.main import _command_of, _parser_of
 from detectron2_agssp.engine.recipe import Options
@@ -20,6 +21,7 @@ PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 # What a user has and the repository does not.
 OWN = re.compile(r"(your|my|mine)_")
 TRAIN_SCRIPTS = ("train_net.py", "tools/train_net.py")
+LAZY_SCRIPTS = ("lazyconfig_train_net.py", "tools/lazyconfig_train_net.py")
 # Of the shell, or of others; nothing here to check.
 PLAIN = {"cd", "export", "git", "ls", "open", "unzip"}
 
@@ -48,6 +50,14 @@ def check_agssp(words: list[str]) -> None:
 def check_training(words: list[str]) -> None:
     arguments = default_argument_parser().parse_args(words)
     check_config(arguments.config_file, arguments.opts)
+
+
+def check_lazy_training(words: list[str]) -> None:
+    arguments = default_argument_parser().parse_args(words)
+    cfg = LazyConfig.load(str(ROOT / arguments.config_file))
+    for override in arguments.opts:
+        key = override.partition("=")[0]
+        assert OmegaConf.select(cfg, key) is not None, f"{arguments.config_file} has no {key}"
 
 
 def check_module(module: str, words: list[str]) -> None:
@@ -90,6 +100,8 @@ def check_command(words: list[str]) -> None:
         check_module(rest[1], rest[2:])
     elif program == "python" and rest[0] in TRAIN_SCRIPTS:
         check_training(rest[1:])
+    elif program == "python" and rest[0] in LAZY_SCRIPTS:
+        check_lazy_training(rest[1:])
     elif program == "python":
         assert (ROOT / rest[0]).is_file(), f"there is no {rest[0]}"
         check_module(rest[0].removesuffix(".py"), rest[1:])
@@ -120,6 +132,7 @@ def test_commands(page):
         "agssp maps images maps AGSSP.SCORER.NOSUCH 1",
         "agssp maps images maps --config-file agssp://maps/nosuch.yaml",
         "python train_net.py --config-file agssp://agbp/R50.yaml SOLVER.MAX_ITER many",
+        "python lazyconfig_train_net.py --config-file configs/lazy/agbp_lite0.py nosuch=1",
         "python -m benchmarks.maps images --nosuch",
         "python tools/nosuch.py",
         "make nosuch",
