@@ -275,6 +275,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     solver.EPOCHS = 0.0
     # With EPOCHS: replaces WARMUP_ITERS where it is positive.
     solver.WARMUP_EPOCHS = 0.0
+    # Evaluate, and save at the end, a moving average of the weights with this decay per iteration,
+    # in [0, 1), such as 0.9999; 0: the weights themselves.
+    solver.EMA_DECAY = 0.0
     # Save model_best.pth by this metric, e.g. "bbox/AP"; "" does not. Needs TEST.EVAL_PERIOD.
     solver.BEST_METRIC = ""
     return cfg

@@ -11,6 +11,7 @@ from torch import nn
 
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
+from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
 from detectron2_agssp.engine.hooks import ExportBackbone
 from detectron2_agssp.engine.optimizer import build_adamw
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
@@ -19,7 +20,8 @@ from detectron2_agssp.modeling import AnomalyDistiller
 
 class AGSSPTrainer(DefaultTrainer):
     """Adds AdamW (``AGSSP.SOLVER.OPTIMIZER``), an evaluator for maps, the best checkpoint
-    (``AGSSP.SOLVER.BEST_METRIC``), and AGBP's backbone export at the end."""
+    (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``), and AGBP's
+    backbone export at the end."""
 
     def train(self):
         """As Detectron2's.
@@ -85,8 +87,19 @@ class AGSSPTrainer(DefaultTrainer):
                 )
                 built.insert(-1, best)
         model = self.model.module if hasattr(self.model, "module") else self.model
+        # After what may still change the model, before the checkpoint that says all is done.
+        last = []
+        if self.cfg.AGSSP.SOLVER.EMA_DECAY:
+            average = WeightAverage(model, self.cfg.AGSSP.SOLVER.EMA_DECAY)
+            self.checkpointer.add_checkpointable("agssp_average", average)
+            last.append(AverageWeights(average))
+            exchange = ExchangeWeights(average, self.cfg.TEST.EVAL_PERIOD)
+            (place,) = (i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+            built.insert(place, exchange)
+            # Only the main process has writers, and after the evaluation nothing else.
+            built.insert(len(built) - comm.is_main_process(), exchange)
         if isinstance(model, AnomalyDistiller):
-            # After what may still change the model, before the checkpoint that says all is done.
-            places = [i for i, h in enumerate(built) if isinstance(h, hooks.PeriodicCheckpointer)]
-            built[places[0] if places else 0 : 0] = [ExportBackbone(self.cfg.OUTPUT_DIR)]
+            last.append(ExportBackbone(self.cfg.OUTPUT_DIR))
+        places = [i for i, h in enumerate(built) if isinstance(h, hooks.PeriodicCheckpointer)]
+        built[places[0] if places else 0 : 0] = last
         return built
