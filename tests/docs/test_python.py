@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from detectron2_agssp.engine import recipe
 from tests.docs.blocks import PAGES, read_blocks
 from tests.tiny_models import ROOT
 
@@ -41,5 +42,6 @@ def test_python_blocks(page, work_folder, empty_catalogs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("slow"))
-def test_slow_python_blocks(page, work_folder, empty_catalogs):
+def test_slow_python_blocks(page, work_folder, empty_catalogs, monkeypatch):
+    monkeypatch.setattr(recipe, "MIN_ITERATIONS", {"AGBP": 2, "AGDP": 2})
     run_blocks(page, work_folder, slow=True)
