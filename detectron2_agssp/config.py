@@ -266,6 +266,12 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     pafpn.DEPTH = 1  # refining steps of each block
     pafpn.NORM = "BN"  # "SyncBN" across processes, "FrozenBN"
 
+    # ---- Data sets -----------------------------------------------------------------------------
+    data = cfg.AGSSP.DATA = CfgNode()
+    # Data sets that this config brings along, [name, COCO json, image folder] each: registered
+    # with Detectron2 where the config is read. `agssp init` writes it.
+    data.COCO = ()
+
     # ---- tools/train_net.py ------------------------------------------------------------------
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"

@@ -7,6 +7,7 @@ from detectron2_agssp import boxes, data, evaluation, maps, modeling, ops, scori
 from detectron2_agssp.checkpoint.stock import install_coverage_check
 from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets
+from detectron2_agssp.data.configured import install_configured_datasets
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
 from detectron2_agssp.data.unlabeled import register_map_folders
 from detectron2_agssp.engine.epochs import install_epochs
@@ -20,6 +21,7 @@ def install() -> None:
     logging.getLogger("detectron2_agssp").parent = logging.getLogger("detectron2")
     extend_default_config()
     install_config_handler()
+    install_configured_datasets()
     install_mapper_choice()
     install_coverage_check()
     install_epochs()

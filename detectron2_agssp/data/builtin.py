@@ -6,7 +6,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from detectron2_agssp.io.files import datasets_root, read_json
+from detectron2_agssp.io.coco import class_names
+from detectron2_agssp.io.files import datasets_root
 
 # A class has the COCO category id of its position, from 1.
 CLASSES = {
@@ -63,17 +64,6 @@ def _register(name: str, dataset: str, json_file: Path) -> None:
         json_file=str(json_file),
         image_root=image_root,
         evaluator_type="coco",
-        thing_classes=_thing_classes(json_file) or list(CLASSES[dataset]),
+        # Loading compares them with the file's, where there is one.
+        thing_classes=class_names(json_file) or list(CLASSES[dataset]),
     )
-
-
-def _thing_classes(json_file: Path) -> list[str] | None:
-    """The classes of a COCO file in the order Detectron2 gives them; None if it has none to read.
-
-    Loading compares them with the file's, so they have to be the file's where there is one.
-    """
-    try:
-        categories = read_json(json_file)["categories"]
-        return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # an import should not fail for this; loading the data set says what is wrong

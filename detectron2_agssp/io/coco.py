@@ -101,6 +101,16 @@ def _is_box(value: Any) -> TypeGuard[list[float]]:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
+def class_names(path: str | Path) -> list[str] | None:
+    """The classes of a COCO file in the order that Detectron2 gives them; None where there is no
+    file, or none that can be read: loading it says what is wrong."""
+    try:
+        categories = read_json(path)["categories"]
+        return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 # ---- checking
 
 
@@ -114,7 +124,11 @@ def check_coco_json(path: str | Path, image_root: str | Path | None = None) -> l
         FileNotFoundError: no such file.
         ValueError: it is not json with the lists ``images``, ``annotations`` and ``categories``.
     """
-    content = _read_tables(path)
+    return coco_problems(_read_tables(path), image_root)
+
+
+def coco_problems(content: dict, image_root: str | Path | None = None) -> list[str]:
+    """:func:`check_coco_json` of a COCO dict."""
     problems = []
     for kind in KINDS:
         ids = (entry.get("id") for entry in content[kind])
