@@ -1,0 +1,134 @@
+"""A user's own COCO labels: completed, checked, and split."""
+
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from detectron2_agssp.io.coco import coco_annotation, coco_problems, read_coco, subset
+from detectron2_agssp.io.files import user_path
+from detectron2_agssp.io.images import read_image
+
+VALIDATION_SHARE = 0.2
+# Of fewer images, a validation set would say nothing, and training would miss it.
+MIN_IMAGES_TO_SPLIT = 10
+_NAMED = 3
+
+
+def read_own_labels(
+    path: str | Path, image_root: str | Path | None = None
+) -> tuple[dict, Path, list[str]]:
+    """Labels that Detectron2 can train on: boxes are cut at the image's border, those without area
+    left out, sizes of images, areas and ids of boxes added where they are missing.
+
+    Args:
+        path: a COCO json.
+        image_root: what its file names are relative to. None: the folder of the json, the one
+            above it, or ``images`` in one of them, wherever the first image is.
+
+    Returns:
+        the COCO dict; the folder of its images, absolute; and what was changed or is odd, a
+        sentence each.
+
+    Raises:
+        FileNotFoundError: no such file, or images are missing.
+        ValueError: it is not COCO, has no box, or its ids do not fit together.
+    """
+    path = user_path(path)
+    coco = read_coco(path)
+    if not coco["annotations"]:
+        raise ValueError(
+            f"{path} has no boxes ({len(coco['images'])} images, {len(coco['categories'])} "
+            "categories): there is nothing to learn from."
+        )
+    root = _image_root(path, coco, image_root)
+    missing = [im["file_name"] for im in coco["images"] if not (root / im["file_name"]).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(coco['images'])} images of {path} are not in {root}, such "
+            f"as {missing[0]}. Name the folder that their file names begin in (--images)."
+        )
+    coco, notes = _completed(coco, root)
+    if problems := coco_problems(coco):
+        raise ValueError(f"{path} cannot be trained on: {' '.join(problems[:_NAMED])}")
+    used = {entry["category_id"] for entry in coco["annotations"]}
+    unused = [entry["name"] for entry in coco["categories"] if entry["id"] not in used]
+    if unused:
+        notes.append(
+            f"No box is of {', '.join(unused)}, which count as classes all the same. If they are "
+            "none, take them out of the categories."
+        )
+    return coco, root, notes
+
+
+def _image_root(path: Path, coco: dict, image_root: str | Path | None) -> Path:
+    if image_root is not None:
+        return user_path(image_root).resolve()
+    folder = path.resolve().parent
+    first = coco["images"][0]["file_name"] if coco["images"] else "."
+    places = (folder, folder / "images", folder.parent, folder.parent / "images")
+    return next((place for place in places if (place / first).is_file()), folder)
+
+
+def _completed(coco: dict, root: Path) -> tuple[dict, list[str]]:
+    images, annotations = [], []
+    for image in coco["images"]:
+        if "height" not in image or "width" not in image:
+            height, width = read_image(root / image["file_name"]).shape[:2]
+            image = {**image, "height": height, "width": width}
+        images.append(image)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    cut = left_out = 0
+    for entry in coco["annotations"]:
+        box = entry.get("bbox")
+        if box and entry["image_id"] in sizes:
+            inside = _cut(box, *sizes[entry["image_id"]])
+            if min(inside[2:]) <= 0:
+                left_out += 1
+                continue
+            cut += max(abs(new - old) for new, old in zip(inside, box, strict=True)) > 1
+            kept = {key: value for key, value in entry.items() if key not in ("id", "bbox")}
+            ids = kept.pop("image_id"), kept.pop("category_id")
+            entry = coco_annotation(len(annotations) + 1, *ids, inside, **kept)
+        annotations.append(entry)
+    notes = [f"{cut} boxes reached beyond their images and were cut."] * (cut > 0)
+    notes += [f"{left_out} boxes without area inside their images were left out."] * (left_out > 0)
+    return {**coco, "images": images, "annotations": annotations}, notes
+
+
+def _cut(box: list[float], image_width: float, image_height: float) -> list[float]:
+    """XYWH at the border of its image."""
+    x, y, width, height = box
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + width, image_width), min(y + height, image_height)
+    return [left, top, right - left, bottom - top]
+
+
+def draw_validation(coco: dict, *, seed: int = 0) -> tuple[dict, dict]:
+    """Training and validation images, the latter a fifth of each class's.
+
+    An image counts for its rarest class, and images without boxes are a class of their own; each
+    keeps an image at least in training. The same images give the same draw.
+
+    Args:
+        coco: a COCO dict.
+        seed: of the draw.
+    """
+    classes = defaultdict(set)
+    for entry in coco["annotations"]:
+        classes[entry["image_id"]].add(entry["category_id"])
+    counts = Counter(category for some in classes.values() for category in some)
+    groups = defaultdict(list)
+    for image in sorted(coco["images"], key=lambda image: image["file_name"]):
+        rarest = min(classes[image["id"]], key=lambda id_: (counts[id_], str(id_)), default="")
+        groups[str(rarest)].append(image["id"])
+    drawn: set = set()
+    owed = 0.0
+    for name, members in sorted(groups.items()):
+        random.Random(f"{seed} validation {name}").shuffle(members)
+        # What a small class could not give, the next ones do.
+        owed += VALIDATION_SHARE * len(members)
+        count = min(round(owed), len(members) - 1)
+        owed -= count
+        drawn.update(members[:count])
+    rest = {image["id"] for image in coco["images"]} - drawn
+    return subset(coco, rest), subset(coco, drawn)
