@@ -13,6 +13,7 @@ import detectron2
 import pytest
 import torch
 
+from detectron2_agssp.io.coco import read_coco, subset, write_coco
 from detectron2_agssp.modeling import TimmBackbone
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
@@ -98,6 +99,23 @@ def lazy_command(stage: str, config: str, output: Path, weights: str) -> list[st
     return [*command, *(f"{key}={value}".replace(" ", "") for key, value in settings.items())]
 
 
+def own_commands(folder: Path, datasets: Path) -> list[list[str]]:
+    """`agssp init` from AGDP's run, for two classes, and the stock script with what it wrote."""
+    coco = read_coco(datasets / "neu_det" / "annotations" / "train.json")
+    labels = {name: str(folder / f"{name}.json") for name in ("labels", "val")}
+    coco["categories"] = [{"id": 7, "name": "dent"}, {"id": 3, "name": "burr"}]
+    for annotation in coco["annotations"]:
+        annotation["category_id"] = 3 + 4 * (annotation["id"] % 2)
+    write_coco(labels["labels"], subset(coco, {1, 2, 3}))
+    write_coco(labels["val"], subset(coco, {4}))
+    images, run = datasets / "neu_det" / "images", folder / "train_net" / "agdp"
+    init = ["init", "--labels", labels["labels"], "--val", labels["val"], "--images", images]
+    init = [ROOT / "detectron2_agssp" / "__main__.py", *init, "--from", run, folder / "own.yaml"]
+    train = [stock_script("train_net.py"), "--config-file", folder / "own.yaml"]
+    train += [word for pair in YAML_SETTINGS.items() for word in pair]
+    return [[str(word) for word in command] for command in (init, [*train, "SOLVER.BASE_LR", 1e-9])]
+
+
 SCRIPTS = {
     "train_net": (yaml_command, YAML_CONFIGS),
     "lazyconfig_train_net": (lazy_command, LAZY_CONFIGS),
@@ -115,6 +133,7 @@ def folder(tmp_path_factory) -> Path:
         outputs = [folder / script / stage for stage in STAGES]
         starts = ["", *(str(output / "model_final.pth") for output in outputs)]
         commands.append(list(map(make_command, STAGES, configs, outputs, starts)))
+    commands[0] += own_commands(folder, datasets)
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(commands)],
@@ -206,3 +225,22 @@ def test_what_was_loaded_is_said_on_the_console_and_in_the_log(folder, outputs, 
 
 def test_an_ap_comes_out(outputs):
     assert 0 <= final_metrics(outputs["finetune"])["bbox/AP"] <= 100
+
+
+def test_a_config_of_init_trains_on_its_own_data(folder):
+    """Without a variable that names a data folder, and without a line of Python."""
+    log = (folder / "own" / "log.txt").read_text()
+    assert re.search(r"loaded backbone \((\d+) of \1 tensors\), neck \((\d+) of \2 tensors\)", log)
+    assert re.search(
+        r"Start afresh, as expected with 2 classes instead of 1: roi_heads\.box_p", log
+    )
+    assert "random remain" not in log
+    assert {"bbox/AP-burr", "bbox/AP-dent"} <= final_metrics(folder / "own").keys()
+    agdp, tuned = (
+        torch.load(folder / run / "model_final.pth", weights_only=True)
+        for run in ("train_net/agdp", "own")
+    )
+    assert tuned["agssp"]["classes"] == ["burr", "dent"]
+    for name in backbone_of(agdp["model"]):
+        name = f"backbone.bottom_up.net.{name}"
+        torch.testing.assert_close(tuned["model"][name], agdp["model"][name], rtol=0, atol=1e-5)

@@ -298,5 +298,7 @@ def usage(pretrained: Pretrained, options: Options) -> str:
         "Pretrained. To fine-tune from it, with your own DATASETS and number of classes:\n"
         "  import detectron2_agssp    # in your train_net.py; then call it with\n"
         f"  --config-file {pretrained.config_file}\n"
-        f"  MODEL.WEIGHTS {pretrained.weights}" + (f" {shape}" if shape else "")
+        f"  MODEL.WEIGHTS {pretrained.weights}" + (f" {shape}" if shape else "") + "\n"
+        "or have that config written, for your own COCO labels:\n"
+        f"  agssp init --labels labels.json --from {pretrained.weights.parents[1]} finetune.yaml"
     )
