@@ -161,6 +161,11 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     image_input.ROTATION = (0.0, 0.0)
     # Largest relative change of brightness, contrast and saturation, each in [0, 1); image only.
     image_input.COLOR_JITTER = (0.0, 0.0, 0.0)
+    # `PseudoBoxMapper` and `DetectionMapper`: share of training images, in [0, 1], that are made of
+    # windows of four, until this share of the training, in (0, 1] (counted anew by a run that goes
+    # on).
+    image_input.MOSAIC = 0.0
+    image_input.MOSAIC_UNTIL = 0.9
     # `TwoViewMapper`: share of the image's area that a view shows, (min, max) in (0, 1]; a view is
     # resized to INPUT.CROP.SIZE.
     image_input.VIEW_AREA = (0.2, 1.0)

@@ -21,7 +21,7 @@ def test_two_stages(tmp_path):
     for stage in ("agdp", "finetune"):
         settings = {**YAML_SETTINGS, **YAML_OF_STAGE[stage]}
         settings |= {"OUTPUT_DIR": tmp_path / stage, "MODEL.WEIGHTS": start}
-        settings["SOLVER.BASE_LR_END"] = 0.0
+        settings |= {"SOLVER.BASE_LR_END": 0.0, "AGSSP.INPUT.MOSAIC": 1.0}
         words = [str(word) for pair in settings.items() for word in pair]
         config = str(CONFIGS / stage / "yolo_cspdarknet_n.yaml")
         commands.append([str(stock_script("train_net.py")), "--config-file", config, *words])

@@ -1,6 +1,7 @@
 """Detectron2's mapper for labelled images, on images read as those of the maps are."""
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size
 
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
+from detectron2_agssp.data.mosaic import Mosaic, cut_instances, mosaic_settings
 from detectron2_agssp.io.coco import check_same_categories, read_coco
 from detectron2_agssp.io.images import ImageReader
 
@@ -26,15 +28,25 @@ class DetectionMapper(DatasetMapper):
     Args:
         is_train: whether labels are needed.
         reader: how images are read; None is ``ImageReader()``.
+        mosaic, mosaic_calls: see :class:`~detectron2_agssp.data.mosaic.Mosaic`.
         settings: of Detectron2's ``DatasetMapper``; ``image_format`` is "RGB" or "BGR".
     """
 
     serves_testing = True
 
     @configurable
-    def __init__(self, is_train: bool, *, reader: ImageReader | None = None, **settings):
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        reader: ImageReader | None = None,
+        mosaic: float = 0.0,
+        mosaic_calls: float = math.inf,
+        **settings,
+    ):
         super().__init__(is_train, **settings)
         self.reader = reader or ImageReader()
+        self.mosaic = Mosaic(cut_instances, probability=mosaic, num_calls=mosaic_calls)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
@@ -45,7 +57,11 @@ class DetectionMapper(DatasetMapper):
             )
         if is_train:
             _compare_categories((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-        return {**super().from_config(cfg, is_train), "reader": ImageReader(cfg)}
+        return {
+            **super().from_config(cfg, is_train),
+            "reader": ImageReader(cfg),
+            **mosaic_settings(cfg, is_train),
+        }
 
     def __call__(self, dataset_dict: dict) -> dict:
         inputs = copy.deepcopy(dataset_dict)
@@ -59,6 +75,8 @@ class DetectionMapper(DatasetMapper):
             inputs.pop("annotations", None)
         elif "annotations" in inputs:
             self._transform_annotations(inputs, transforms, augmented.image.shape[:2])
+            mosaic = self.mosaic(inputs["image"], inputs["instances"])
+            inputs["image"], inputs["instances"] = mosaic
         return inputs
 
 

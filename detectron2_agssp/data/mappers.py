@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
 from detectron2_agssp.data.box_counts import count_boxes
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
+from detectron2_agssp.data.mosaic import Mosaic, mosaic_settings
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.store import load_map
 
@@ -119,6 +121,8 @@ class PseudoBoxMapper(_MapMapper):
     Args:
         augmentations: as :class:`AnomalyMapMapper`'s.
         rules: one for all maps, or one per map folder (``map_root`` -> rule).
+        mosaic, mosaic_calls: see :class:`~detectron2_agssp.data.mosaic.Mosaic`. Boxes are cut from
+            each window of a map, by the rule of its source.
     """
 
     @configurable
@@ -129,9 +133,12 @@ class PseudoBoxMapper(_MapMapper):
         rules: BoxRule | dict[str, BoxRule],
         image_format: str = "BGR",
         reader: ImageReader | None = None,
+        mosaic: float = 0.0,
+        mosaic_calls: float = math.inf,
     ):
         super().__init__(augmentations=augmentations, image_format=image_format, reader=reader)
         self.rules = rules
+        self.mosaic = Mosaic(self._cut, probability=mosaic, num_calls=mosaic_calls)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
@@ -150,19 +157,27 @@ class PseudoBoxMapper(_MapMapper):
             "rules": rules,
             "image_format": cfg.INPUT.FORMAT,
             "reader": ImageReader(cfg),
+            **mosaic_settings(cfg, is_train),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
         inputs, anomaly_map = self._augment(dataset_dict)
-        height, width = anomaly_map.shape
-        rule = self._rule(dataset_dict)
-        boxes, scores = rule(anomaly_map, height, width, dataset_dict.get("source", ""))
+        of_image = (anomaly_map, self._rule(dataset_dict), dataset_dict.get("source", ""))
+        inputs["image"], inputs["instances"] = self.mosaic(inputs["image"], of_image)
+        return inputs
+
+    @staticmethod
+    def _cut(
+        of_image: tuple[np.ndarray, BoxRule, str], y: int, x: int, height: int, width: int
+    ) -> Instances:
+        anomaly_map, rule, source = of_image
+        window = np.ascontiguousarray(anomaly_map[y : y + height, x : x + width])
+        boxes, scores = rule(window, height, width, source)
         instances = Instances((height, width))
         instances.gt_boxes = Boxes(torch.from_numpy(boxes))
         instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
         instances.gt_scores = torch.from_numpy(scores)
-        inputs["instances"] = instances
-        return inputs
+        return instances
 
     def _rule(self, dataset_dict: dict) -> BoxRule:
         if isinstance(self.rules, BoxRule):
