@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Draws the README's picture of the method, docs/figures/method.png, from a quickstart.
 
     make quickstart
-    python docs/make_figures.py quickstart/sample
+    python -m docs.make_figures quickstart/sample
 
 One image of the project's own synthetic sample, as the stages of that run see it.
 """
