@@ -1,6 +1,6 @@
 """Unlabelled images with anomaly maps as Detectron2 data sets."""
 
-import json
+import logging
 import os
 from pathlib import Path
 
@@ -10,13 +10,15 @@ from detectron2_agssp.io.coco import forget_dataset
 from detectron2_agssp.io.files import datasets_root, user_path
 from detectron2_agssp.maps.store import MapStore
 
+logger = logging.getLogger(__name__)
+
 # The single class of AGDP.
 ANOMALY_CLASSES = ("anomaly",)
 EVALUATOR_TYPE = "agssp"
 
 
-def load_unlabeled(image_root: str | Path, map_root: str | Path) -> list[dict]:
-    """Data set dicts of a map folder's images.
+def load_unlabeled(image_root: str | Path | None, map_root: str | Path) -> list[dict]:
+    """Data set dicts of a map folder's images; arguments as for :func:`register_unlabeled`.
 
     Returns:
         One dict an image: ``file_name``, ``image_id``, ``height``, ``width``, ``map_file`` (path
@@ -24,9 +26,12 @@ def load_unlabeled(image_root: str | Path, map_root: str | Path) -> list[dict]:
 
     Raises:
         FileNotFoundError: no such folders.
-        ValueError: the manifest is empty or damaged.
+        ValueError: the manifest is empty or damaged, or so is ``scorer.json``.
     """
-    image_root, store = os.path.expanduser(str(image_root)), MapStore(map_root)
+    store = MapStore(map_root)
+    if image_root is None:
+        image_root = _recorded_image_root(store)
+    image_root = os.path.expanduser(str(image_root))
     # A URL is read through iopath, which says what is missing.
     if "://" not in image_root and not os.path.isdir(image_root):
         raise FileNotFoundError(
@@ -51,22 +56,25 @@ def load_unlabeled(image_root: str | Path, map_root: str | Path) -> list[dict]:
     return dicts
 
 
-def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) -> None:
+def register_unlabeled(name: str, image_root: str | Path | None, map_root: str | Path) -> None:
     """Registers a map folder as ``name`` (for AGBP) and ``name + "_boxes"`` (for AGDP).
 
     Nothing is read before the data set is used. Registering a name again replaces it.
 
     Args:
         name: of the data set in ``DATASETS.TRAIN``.
-        image_root: folder that the manifest's image paths are relative to.
+        image_root: folder that the manifest's image paths are relative to. None: the one that the
+            maps were made of, which ``scorer.json`` names.
         map_root: the map folder, with ``manifest.jsonl``.
     """
-    image_root, map_root = os.path.expanduser(image_root), user_path(map_root)
+    map_root = user_path(map_root)
     for registered in (name, f"{name}_boxes"):
         forget_dataset(registered)
         DatasetCatalog.register(registered, lambda: load_unlabeled(image_root, map_root))
-        MetadataCatalog.get(registered).set(
-            image_root=str(image_root),
+        metadata = MetadataCatalog.get(registered)
+        if image_root is not None:
+            metadata.image_root = os.path.expanduser(image_root)
+        metadata.set(
             # As in the data set's dicts, which thresholds are found by.
             map_root=str(map_root),
             evaluator_type=EVALUATOR_TYPE,
@@ -77,8 +85,9 @@ def register_unlabeled(name: str, image_root: str | Path, map_root: str | Path) 
 def register_map_folders(root: str | Path | None = None) -> list[str]:
     """Registers every map folder in ``<root>/agssp`` as ``agssp_<folder>[_boxes]``.
 
-    Called on import; call it again for a folder that was made since. Folders without a manifest
-    or ``scorer.json`` are passed over, and names that are registered already are left alone.
+    Called on import; call it again for a folder that was made since. Only names are read: folders
+    without files called ``manifest.jsonl`` and ``scorer.json`` are passed over, and names that are
+    registered already are left alone.
 
     Args:
         root: by default ``$DETECTRON2_DATASETS``, else ``datasets``.
@@ -90,17 +99,31 @@ def register_map_folders(root: str | Path | None = None) -> list[str]:
     registered = []
     if not parent.is_dir():
         return registered
-    for folder in sorted(parent.iterdir()):
+    try:
+        folders = sorted(parent.iterdir())
+    except OSError as error:
+        logger.warning("No map folders are registered: %s", error)
+        return registered
+    for folder in folders:
         store = MapStore(folder)
         name = f"agssp_{folder.name}"
         if {name, f"{name}_boxes"} & set(DatasetCatalog.list()):
             continue
-        if not store.manifest_path.exists():
+        # Also False where the folder cannot be entered.
+        if not (os.path.isfile(store.manifest_path) and os.path.isfile(store.scorer_path)):
             continue
-        try:
-            image_root = json.loads(store.scorer_path.read_text())["image_root"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        register_unlabeled(name, image_root, folder)
+        register_unlabeled(name, None, folder)
         registered.append(name)
     return registered
+
+
+def _recorded_image_root(store: MapStore) -> str:
+    """The image folder that ``scorer.json`` names."""
+    image_root = (store.read_scorer() or {}).get("image_root")
+    if not isinstance(image_root, str):
+        raise ValueError(
+            f"{store.scorer_path} does not say which images its maps are of. Call "
+            "detectron2_agssp.data.register_unlabeled(name, image_root, map_root) with their "
+            "folder, or run agssp maps again."
+        )
+    return image_root

@@ -1,6 +1,7 @@
 """Map folders as data sets."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,10 +97,21 @@ def test_map_folders_are_found(make_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("scorer", ["{", "[]", "null", "{}", '"text"'])
-def test_a_broken_folder_does_not_break_the_import(make_folder, tmp_path, scorer):
+def test_the_import_reads_names_only(make_folder, tmp_path, scorer):
     make_folder("bad", scorer)
     make_folder("good")
-    assert register_map_folders(tmp_path) == ["agssp_good"]
+    assert register_map_folders(tmp_path) == ["agssp_bad", "agssp_good"]
+    with pytest.raises(ValueError, match=r"agssp/bad/scorer\.json"):
+        DatasetCatalog.get("agssp_bad_boxes")
+    assert len(DatasetCatalog.get("agssp_good")) == 2
+
+
+@pytest.mark.parametrize("name", ["scorer.json", "manifest.jsonl"])
+def test_a_pipe_does_not_hang_the_import(make_folder, tmp_path, name):
+    folder = make_folder("x")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert register_map_folders(tmp_path) == []
 
 
 def test_no_folder(tmp_path, monkeypatch):
