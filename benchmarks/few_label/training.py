@@ -140,6 +140,8 @@ class Workspace:
             "DATASETS.TEST": (self.data.name_of("validation"),),
             "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
             "MODEL.RETINANET.NUM_CLASSES": num_classes,
+            "AGSSP.FCOS.NUM_CLASSES": num_classes,
+            "AGSSP.YOLO.NUM_CLASSES": num_classes,
             "SOLVER.BASE_LR": learning_rate,
             "SOLVER.MAX_ITER": iterations,
             "TEST.EVAL_PERIOD": math.ceil(iterations / self.benchmark.validations),
