@@ -228,8 +228,9 @@ class YOLO(DenseDetector):
     def _detections(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         scores = logits.sigmoid()
         rows, classes = (scores > self.test_score_thresh).nonzero(as_tuple=True)
-        candidates = scores[rows, classes]
-        scores, order = candidates.topk(min(self.test_topk_candidates, len(candidates)))
+        # Not topk, whose number of candidates a traced model would keep.
+        scores, order = scores[rows, classes].sort(descending=True)
+        scores, order = scores[: self.test_topk_candidates], order[: self.test_topk_candidates]
         kept = Boxes(boxes[rows[order]])
         kept.clip(image_size)
         classes = classes[order]

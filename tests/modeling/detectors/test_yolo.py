@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -236,6 +237,27 @@ def test_losses_are_in_single_precision_under_autocast():
         torch.testing.assert_close(loss, exact[name], rtol=0.1, atol=0.01)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert all(output["instances"].scores.dtype == torch.float32 for output in outputs)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_model_detects_the_same_on_another_image():
+    """With another number of candidates."""
+    settings = {"test_nms_thresh": 1.0, "max_detections_per_image": 1000}
+    model = tiny_yolo(test_score_thresh=0.2, **settings).eval()
+    first, second = detection_inputs((64, 96), (64, 96))
+    inputs = [{"image": first["image"].float()}]
+    with torch.no_grad():
+        adapter = TracingAdapter(model, inputs)
+        traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+        image = second["image"].float()
+        (output,) = adapter.outputs_schema(traced(image))
+        expected = model([{"image": image}])[0]["instances"]
+        number = len(model(inputs)[0]["instances"])
+    instances = output["instances"]
+    assert 0 < number != len(expected) > 0
+    assert len(instances) == len(expected)
+    torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(instances.scores, expected.scores)
 
 
 def test_the_same_seed_gives_the_same_numbers():
