@@ -7,7 +7,6 @@
 Killed at any moment, it goes on when called again; another call beside it shares the work.
 """
 
-import argparse
 from pathlib import Path
 
 import detectron2_agssp  # noqa: F401  (registers everything)
@@ -15,16 +14,14 @@ from benchmarks.few_label.documents import update_document
 from benchmarks.few_label.results import write_report
 from benchmarks.few_label.schedule import run_benchmark
 from benchmarks.few_label.settings import load_benchmark
-from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("python -m benchmarks.few_label", __doc__)
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--config-file", metavar="FILE", help="the benchmark")
     task.add_argument(
@@ -47,7 +44,7 @@ def main() -> None:
         help="try the learning rates, and test nothing: to choose among variants",
     )
     parser.add_argument("--report-only", action="store_true", help="run nothing")
-    args = parser.parse_args()
+    args = parser.parse()
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
     keep_freed_memory()

@@ -6,8 +6,6 @@
 End to end is from the file to boxes in memory; the model alone has its input resized and ready.
 """
 
-import argparse
-
 import torch
 from tabulate import tabulate
 
@@ -15,20 +13,18 @@ import detectron2_agssp  # noqa: F401  (registers everything)
 from benchmarks.inference.speed import PRECISIONS, measure_inference
 from benchmarks.machine import describe_machine
 from detectron2_agssp.io.config_reading import config_from
-from detectron2_agssp.utils.command_line import add_config_arguments, readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, add_config_arguments, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image_dir")
-    parser.add_argument("--num-images", type=int, default=100)
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser = CommandParser("python -m benchmarks.inference", __doc__)
+    parser.add_argument("image_dir", help="folder of images")
+    parser.add_argument("--num-images", type=int, default=100, help="default: 100")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its default")
     add_config_arguments(parser)
-    args = parser.parse_intermixed_args()
+    args = parser.parse()
     keep_freed_memory()
     if args.threads > 0:
         torch.set_num_threads(args.threads)

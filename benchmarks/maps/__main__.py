@@ -6,28 +6,24 @@ The plain way is the same model in float32, one process, no loader workers; with
 attention, twice. Prints images/s, their ratio to the plain way, and the bottleneck.
 """
 
-import argparse
-
 import torch
 from tabulate import tabulate
 
 from benchmarks.machine import describe_machine
 from benchmarks.maps.throughput import measure_throughput
 from detectron2_agssp.io.config_reading import config_from
-from detectron2_agssp.utils.command_line import add_config_arguments, readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, add_config_arguments, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image_dir")
-    parser.add_argument("--num-images", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = CommandParser("python -m benchmarks.maps", __doc__)
+    parser.add_argument("image_dir", help="folder of images")
+    parser.add_argument("--num-images", type=int, default=128, help="default: 128")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--threads", type=int, default=2, help="of torch, in this process")
     add_config_arguments(parser)
-    args = parser.parse_intermixed_args()
+    args = parser.parse()
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     with readable_errors():

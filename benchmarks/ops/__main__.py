@@ -8,7 +8,6 @@ that a call adds at its peak (GPU only); the largest error against float64. Case
 say so. FAISS is timed if it is installed (`pip install faiss-cpu`).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,21 +18,19 @@ from benchmarks.machine import describe_machine
 from benchmarks.ops.cases import cases
 from benchmarks.ops.timing import HEADER, measure, measure_floor
 from detectron2_agssp.ops import native
-from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser = CommandParser("python -m benchmarks.ops", __doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu")
     parser.add_argument("--only", default="", help="cases whose name has this")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
     parser.add_argument("--quick", action="store_true", help="small inputs, to try the tool")
     parser.add_argument("--output", type=Path, help="file for the table, besides the screen")
-    args = parser.parse_args()
+    args = parser.parse()
     # As in training; else the pages of fresh outputs are what a large map's backward is timed by.
     keep_freed_memory()
     torch.set_num_threads(args.threads)

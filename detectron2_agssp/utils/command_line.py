@@ -35,8 +35,9 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The parsed arguments; a mistyped option is answered with the nearest one."""
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The parsed arguments, by default of this process; a mistyped option is answered with the
+        nearest one."""
         args, unknown = self.parse_known_intermixed_args(arguments)
         for argument in unknown:
             option = argument.split("=")[0]

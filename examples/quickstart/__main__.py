@@ -6,21 +6,20 @@
 Interrupted, it goes on where it was when called again. Delete the output folder to start anew.
 """
 
-import argparse
 from pathlib import Path
 
-from detectron2_agssp.utils.command_line import readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 from examples.quickstart import run_on_images, run_on_sample
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser("python -m examples.quickstart", __doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("quickstart"), help="default: quickstart"
     )
-    parser.add_argument("--output", type=Path, default=Path("quickstart"))
     parser.add_argument("--images", type=Path, default=None, help="folder of your own images")
-    args = parser.parse_args()
+    args = parser.parse()
     keep_freed_memory()
     with readable_errors():
         output = args.output / ("images" if args.images else "sample")

@@ -4,6 +4,8 @@ import argparse
 import importlib
 import json
 import os
+import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import sys
 import pytest
 
 from detectron2_agssp.cli.main import _parser_of, commands, main
-from detectron2_agssp.utils.command_line import launch, readable_errors
+from detectron2_agssp.utils.command_line import CommandParser, launch, readable_errors
 from tests.tiny_models import ROOT
 
 CONSOLE_SCRIPT = "from agssp_cli import main; main()"
@@ -169,6 +171,36 @@ def test_expected_errors(error, message, capsys, monkeypatch):
 def test_a_defect_keeps_its_traceback(error):
     with pytest.raises(type(error)), readable_errors():
         raise error
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("datasets/prepare_neu_det.py", "datasets/prepare_magnetic_tile.py", "tools/train_net.py"),
+        *("examples/quickstart", "examples/quickstart/synthetic"),
+        *(f"benchmarks/{name}" for name in ("few_label", "inference", "maps", "ops")),
+    ],
+)
+def test_scripts_beside_the_package_have_the_same_errors(script, monkeypatch, capsys):
+    """No abbreviated options, either; and every argument is explained."""
+    made = []
+    monkeypatch.setattr(CommandParser, "__init__", _noting(CommandParser.__init__, made))
+    monkeypatch.setattr(sys, "argv", [script, "--hel"])
+    monkeypatch.syspath_prepend(str(ROOT))
+    path = ROOT / script
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(path if path.suffix else path / "__main__.py"), run_name="__main__")
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: .* \(See .*--help\.\)\n", error)
+    assert all(action.help for action in made[0]._actions)
+
+
+def _noting(original, made):
+    def init(self, *arguments):
+        original(self, *arguments)
+        made.append(self)
+
+    return init
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

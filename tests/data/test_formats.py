@@ -294,9 +294,10 @@ class TestCommandLine:
         (image, *_) = (tmp_path / "out/images/train").rglob("*.jpg")
         assert not image.is_symlink()
 
-    def test_errors_take_one_line(self, monkeypatch, tmp_path, dataset):
-        with pytest.raises(SystemExit, match=r"error: no source folder .*nowhere"):
+    def test_errors_take_one_line(self, monkeypatch, tmp_path, capsys, dataset):
+        with pytest.raises(SystemExit, match="2"):
             self.run(monkeypatch, dataset, tmp_path / "nowhere")
+        assert re.fullmatch(r"error: no source folder .*nowhere.*\n", capsys.readouterr().err)
 
 
 def test_min_area_option(tile_source, monkeypatch, tmp_path):

@@ -1,17 +1,14 @@
 """The command lines of ``datasets/prepare_*.py``."""
 
-import argparse
-import sys
 from collections.abc import Callable
 
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 
 
-def build_parser(description: str, dataset: str) -> argparse.ArgumentParser:
+def build_parser(description: str, dataset: str) -> CommandParser:
     """The arguments both scripts have; their names are those of the functions in ``pipeline``."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(f"prepare_{dataset}.py", description)
     parser.add_argument("source", metavar="SOURCE_DIR", help="folder of the unpacked data set")
     parser.add_argument("--output", metavar="DIR", help=f"default: $DETECTRON2_DATASETS/{dataset}")
     parser.add_argument("--copy", action="store_true", help="copy the images instead of linking")
@@ -23,10 +20,8 @@ def build_parser(description: str, dataset: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run(prepare: Callable[..., Report], parser: argparse.ArgumentParser) -> None:
+def run(prepare: Callable[..., Report], parser: CommandParser) -> None:
     """Calls ``prepare`` with the command line and prints its report, or its error in one line."""
-    try:
-        report = prepare(**vars(parser.parse_args()))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(report.table())
+    arguments = vars(parser.parse())
+    with readable_errors():
+        print(prepare(**arguments).table())

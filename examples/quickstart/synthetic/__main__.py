@@ -5,6 +5,7 @@ python -m examples.quickstart.synthetic datasets/sample --num-train 160 --num-te
 
 import argparse
 
+from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from examples.quickstart.synthetic import generate_sample_dataset
 
 REGISTRATION = """\
@@ -18,22 +19,20 @@ SYNTHETIC data: good for trying things out, not for reporting results."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser("python -m examples.quickstart.synthetic", __doc__)
     parser.add_argument("output_dir", help="new folder, or one that an interrupted run left behind")
     parser.add_argument("--num-train", type=int, default=160, help="default: %(default)s")
     parser.add_argument("--num-test", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with readable_errors():
         summary = generate_sample_dataset(
             args.output_dir, num_train=args.num_train, num_test=args.num_test, seed=args.seed
         )
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
     for split, counts in summary["splits"].items():
         print(
             f"{split}: {counts['images']} images ({counts['normal_images']} without defects), "
