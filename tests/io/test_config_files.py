@@ -50,7 +50,9 @@ def test_errors_name_the_nearest(name, message):
 
 
 @pytest.mark.parametrize(
-    "manager", [PathManager, g_pathmgr, fvcore.common.file_io.PathManager], ids=str
+    "manager",
+    [PathManager, g_pathmgr, fvcore.common.file_io.PathManager],
+    ids=["Detectron2", "iopath", "fvcore"],
 )
 def test_path_managers(manager):
     assert manager.isfile("agssp://agbp/R50.yaml")
