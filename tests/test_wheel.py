@@ -77,6 +77,8 @@ def test_it_does_the_job(kind, request, tmp_path):
     package = target / "detectron2_agssp"
     assert (package / "py.typed").is_file()
     assert (package / "configs" / "lazy" / "agbp_lite0.py").is_file()
+    assert (package / "scoring" / "kead" / "builtin" / "neu_det.yaml").is_file()
+    assert list((package / "reports" / "templates").glob("*.html"))
     assert not list(package.rglob("*.cpp"))
     assert kind == "sdist" or not list(package.rglob("*.so"))
     run(sys.executable, target / "bin" / "agssp", "pretrain", "--help", PYTHONPATH=str(target))

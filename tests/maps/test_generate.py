@@ -175,13 +175,15 @@ def test_one_image(tiny_cfg, image_folder, tmp_path):
     assert list(entries(tmp_path / "maps")) == ["one.png"]
 
 
-def test_names_that_are_not_unicode(tiny_cfg, image_folder, tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
+def test_names_that_are_not_unicode_are_skipped_with_the_reason(tiny_cfg, image_folder, tmp_path):
     (tmp_path / "images").mkdir()
-    shutil.copy(image_folder / "a.png", tmp_path / "images" / name)
+    for name in (os.fsdecode(b"caf\xe9.png"), "b.png"):
+        shutil.copy(image_folder / "a.png", tmp_path / "images" / name)
     for _ in range(2):
         generate(tiny_cfg, tmp_path / "images", tmp_path / "maps")
-        assert list(entries(tmp_path / "maps")) == [name]
+        assert list(entries(tmp_path / "maps")) == ["b.png"]
+        skipped = (tmp_path / "maps/skipped.jsonl").read_text()
+        assert "its name is not UTF-8: rename it" in skipped
 
 
 @pytest.mark.parametrize(

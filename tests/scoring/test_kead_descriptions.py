@@ -1,9 +1,6 @@
 """Descriptions: what is read, and that every mistake is named with its line and a way out."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -171,30 +168,6 @@ def test_a_builtin_name_goes_before_a_file(tmp_path, monkeypatch):
     (tmp_path / "neu_det").write_text(strip())
     assert list(load_descriptions("neu_det")) == ["hot-rolled steel strip"]
     assert list(load_descriptions("./neu_det")) == ["strip"]
-
-
-def test_packaging_takes_the_files_along(tmp_path):
-    """A copy is built, because building writes beside setup.py."""
-    root = Path(__file__).parents[2]
-    if not (root / "setup.py").is_file():
-        pytest.skip("needs a checkout")
-    package = tmp_path / "detectron2_agssp"
-    folders = ("", "scoring", "scoring/kead")
-    for folder in folders:
-        (package / folder).mkdir(parents=True, exist_ok=True)
-        (package / folder / "__init__.py").touch()
-    source = root / "detectron2_agssp"
-    (package / "scoring/kead/builtin").symlink_to(source / "scoring/kead/builtin")
-    for name in ("setup.py", "README.md", "pyproject.toml", "detectron2_agssp/version.py"):
-        (tmp_path / name).write_bytes((root / name).read_bytes())
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    built = tmp_path / "built/detectron2_agssp/scoring/kead/builtin"
-    assert sorted(path.stem for path in built.iterdir()) == builtin_descriptions()
 
 
 # ---- mistakes ------------------------------------------------------------------------------------
