@@ -28,8 +28,9 @@ $(VENV)/bin/python:
 quickstart: setup
 	$(PY) -m examples.quickstart --output $(OUTPUT) $(if $(IMAGES),--images "$(IMAGES)")
 
+# A process a core, each with one thread; the tests of a file share what they set up.
 test: setup
-	$(PY) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: setup
 	$(PY) -m pytest -m slow
