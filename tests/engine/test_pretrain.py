@@ -81,7 +81,8 @@ def test_two_rounds(images, tmp_path, capsys):
     assert "AGDP: 3 iterations of 2 images" in printed
     assert "stage 6 of 6: AGDP" in printed
     assert "1 images skipped: broken.png" in printed
-    lines = printed.splitlines()[-3:]
+    lines = printed.splitlines()[-5:]
+    assert lines[4].strip().endswith(f"--from {out} finetune.yaml")
     assert lines[0].split("#")[0].strip() == "import detectron2_agssp"
     assert lines[1].strip() == f"--config-file {result.config_file}"
     assert lines[2].strip().startswith(f"MODEL.WEIGHTS {result.weights} ")
