@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ def record_scorer(
         "fingerprint": _fingerprint(scorer),
         "calibration": {"low": calibration.low, "high": calibration.high},
     }
+    if cfg.AGSSP.SCORER.FEATURES == "detectron2":
+        info["weights"] = _place_of(cfg.MODEL.WEIGHTS)
     learned = {name: tensor.cpu().numpy() for name, tensor in scorer.learned_state().items()}
     store.write_scorer(info, learned)
 
@@ -72,7 +75,9 @@ def restore_scorer(
     if _fingerprint(scorer) != info["fingerprint"]:
         raise ValueError(
             f"The scorer's weights are not those that {store.root} was made with (fingerprint "
-            f"{_fingerprint(scorer)}, recorded {info['fingerprint']}). Choose another folder."
+            f"{_fingerprint(scorer)}, recorded {info['fingerprint']}). "
+            + (f"Those were {info['weights']} (MODEL.WEIGHTS). " if info.get("weights") else "")
+            + "Choose another folder."
         )
     return calibration
 
@@ -98,8 +103,8 @@ def load_fitted_scorer(cfg, map_root: str | Path) -> tuple[AnomalyScorer, Calibr
 
 def recorded_config(cfg, map_root: str | Path):
     """A copy of ``cfg`` with the settings that a map folder's scorer was built with, so that it can
-    be loaded whatever config is at hand. The ``MODEL.WEIGHTS`` of a Detectron2 backbone are not
-    recorded and stay those of ``cfg``.
+    be loaded whatever config is at hand. The ``MODEL.WEIGHTS`` of a Detectron2 backbone are those
+    of ``cfg`` or, where it has none, the recorded file while it is there.
 
     Raises:
         FileNotFoundError: the folder has no scorer.
@@ -113,7 +118,18 @@ def recorded_config(cfg, map_root: str | Path):
     _take(cfg.AGSSP, {key: info[key] for key in ("SCORER", "CALIBRATION") if key in info})
     _take(cfg.AGSSP.INPUT, {key: info[key] for key in ("BIT_DEPTH",) if key in info})
     _take(cfg.MODEL, {key: info[key] for key in BACKBONE_KEYS if key in info})
+    weights = info.get("weights")
+    # Of files only, not of URLs: the folder may be another's. The fingerprint tells whether they
+    # are still the same.
+    if not cfg.MODEL.WEIGHTS and isinstance(weights, str) and os.path.isfile(weights):
+        cfg.MODEL.WEIGHTS = weights
     return cfg
+
+
+def _place_of(weights: str) -> str:
+    """The same from any working folder."""
+    path = os.path.abspath(os.path.expanduser(weights))
+    return path if weights and os.path.isfile(path) else weights
 
 
 def _take(node, recorded: dict) -> None:

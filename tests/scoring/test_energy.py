@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import get_cfg
 
 from detectron2_agssp.maps import generate_anomaly_maps
+from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer, recorded_config
 from detectron2_agssp.scoring import EnergyScorer, build_anomaly_scorer
 from tests.scoring.tiny_features import CellFeatures, make_images
 
@@ -89,3 +91,35 @@ def test_of_a_backbone(tiny_cfg, image_folder, tmp_path):
     torch.testing.assert_close(maps, energies / energies.mean(), rtol=1e-4, atol=1e-5)
     summary = generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "maps", progress=False)
     assert (summary.scored, summary.skipped) == (6, 0)
+
+
+def test_a_folder_finds_the_weights_of_its_backbone(tiny_cfg, image_folder, tmp_path, monkeypatch):
+    """From any working folder, with any config at hand; gone, they are named."""
+    tiny_cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    tiny_cfg.AGSSP.TIMM.WEIGHTS = ""
+    scorer_cfg = tiny_cfg.AGSSP.SCORER
+    scorer_cfg.NAME, scorer_cfg.FEATURES = "energy", "detectron2"
+    scorer_cfg.IN_FEATURES = ("res4",)
+    backbone = build_anomaly_scorer(tiny_cfg).features.backbone.state_dict()
+    weights = tmp_path / "weights.pth"
+    for value in backbone.values():
+        # A random backbone is always the same one.
+        if value.is_floating_point():
+            value *= 1.01
+    torch.save({"model": {f"backbone.{name}": value for name, value in backbone.items()}}, weights)
+    monkeypatch.chdir(tmp_path)
+    tiny_cfg.MODEL.WEIGHTS = "weights.pth"
+    generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "maps", progress=False)
+    monkeypatch.chdir(tmp_path.parent)
+
+    own = tiny_cfg.clone()
+    own.MODEL.WEIGHTS, own.MODEL.BACKBONE.NAME = "", get_cfg().MODEL.BACKBONE.NAME
+    cfg = recorded_config(own, tmp_path / "maps")
+    assert str(weights) == cfg.MODEL.WEIGHTS
+    scorer, _ = load_fitted_scorer(cfg, tmp_path / "maps")
+    loaded = scorer.features.backbone.state_dict()
+    assert all(torch.equal(loaded[name], backbone[name]) for name in backbone)
+    weights.unlink()
+    cfg = recorded_config(own, tmp_path / "maps")
+    with pytest.raises(ValueError, match=r"Those were .*weights\.pth \(MODEL\.WEIGHTS\)"):
+        load_fitted_scorer(cfg, tmp_path / "maps")
