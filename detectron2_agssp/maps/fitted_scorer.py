@@ -17,7 +17,8 @@ from detectron2_agssp.utils.differences import differences
 
 # Settings that change neither what is computed nor its order.
 RUNTIME_KEYS = ("BATCH_SIZE", "DEVICE", "NUM_WORKERS")
-# Of MODEL, what a backbone of Detectron2's is built from.
+# Of MODEL, what a backbone of Detectron2's is built from; and of AGSSP.
+OWN_BACKBONE_KEYS = ("CSPDARKNET", "SWIN", "TIMM", "VIT")
 BACKBONE_KEYS = ("BACKBONE", "FPN", "PIXEL_MEAN", "PIXEL_STD", "RESNETS")
 
 
@@ -33,7 +34,10 @@ def record_scorer(
         "calibration": {"low": calibration.low, "high": calibration.high},
     }
     if cfg.AGSSP.SCORER.FEATURES == "detectron2":
+        # Not compared, as the fingerprint is; for those who have no config at hand.
         info["weights"] = _place_of(cfg.MODEL.WEIGHTS)
+        info["INPUT"] = {"FORMAT": cfg.INPUT.FORMAT}
+        info["AGSSP"] = {key: settings_of(cfg.AGSSP[key]) for key in OWN_BACKBONE_KEYS}
     learned = {name: tensor.cpu().numpy() for name, tensor in scorer.learned_state().items()}
     store.write_scorer(info, learned)
 
@@ -118,6 +122,7 @@ def recorded_config(cfg, map_root: str | Path):
     _take(cfg.AGSSP, {key: info[key] for key in ("SCORER", "CALIBRATION") if key in info})
     _take(cfg.AGSSP.INPUT, {key: info[key] for key in ("BIT_DEPTH",) if key in info})
     _take(cfg.MODEL, {key: info[key] for key in BACKBONE_KEYS if key in info})
+    _take(cfg, {key: info[key] for key in ("AGSSP", "INPUT") if isinstance(info.get(key), dict)})
     weights = info.get("weights")
     # Of files only, not of URLs: the folder may be another's. The fingerprint tells whether they
     # are still the same.

@@ -109,11 +109,12 @@ def test_a_folder_finds_the_weights_of_its_backbone(tiny_cfg, image_folder, tmp_
     torch.save({"model": {f"backbone.{name}": value for name, value in backbone.items()}}, weights)
     monkeypatch.chdir(tmp_path)
     tiny_cfg.MODEL.WEIGHTS = "weights.pth"
+    tiny_cfg.INPUT.FORMAT, tiny_cfg.AGSSP.TIMM.NORM = "RGB", ""
     generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "maps", progress=False)
     monkeypatch.chdir(tmp_path.parent)
 
-    own = tiny_cfg.clone()
-    own.MODEL.WEIGHTS, own.MODEL.BACKBONE.NAME = "", get_cfg().MODEL.BACKBONE.NAME
+    own = get_cfg()
+    own.MODEL.WEIGHTS, own.MODEL.DEVICE = "", "cpu"
     cfg = recorded_config(own, tmp_path / "maps")
     assert str(weights) == cfg.MODEL.WEIGHTS
     scorer, _ = load_fitted_scorer(cfg, tmp_path / "maps")
