@@ -60,8 +60,8 @@ def boxes_from_map(
         )
     found, maxima, counts = anomaly_boxes(
         full[None],
-        torch.tensor([threshold], dtype=torch.float64),
-        torch.tensor([max((height // 100) * (width // 100), 10)]),
+        torch.tensor([threshold], dtype=torch.float64, device="cpu"),
+        torch.tensor([max((height // 100) * (width // 100), 10)], device="cpu"),
         # More components than this do not fit into the image.
         min(max_boxes, ((height + 1) // 2) * ((width + 1) // 2)),
         size=(height, width),
@@ -76,6 +76,6 @@ def _to_float32(anomaly_map: np.ndarray) -> torch.Tensor:
     """A copy: torch takes no array that is read-only or has negative strides."""
     if anomaly_map.dtype == np.float16:
         # As maps are stored; NumPy takes ten times as long to widen them.
-        return torch.tensor(np.ascontiguousarray(anomaly_map)).float()
+        return torch.tensor(np.ascontiguousarray(anomaly_map), device="cpu").float()
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.array(anomaly_map, np.float32, order="C"))

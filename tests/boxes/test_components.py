@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from detectron2_agssp.boxes import boxes_from_map
@@ -215,3 +216,14 @@ def test_bad_arguments(settings, message):
     usual = {"anomaly_map": np.zeros((4, 4)), "height": 9, "width": 9, "threshold": 0.5}
     with pytest.raises(ValueError, match=message):
         boxes_from_map(**{**usual, **settings})
+
+
+def test_another_default_device_changes_nothing():
+    """Boxes are cut on the CPU, wherever new tensors go."""
+    anomaly_map = np.zeros((6, 9), np.float16)
+    anomaly_map[2:4, 3:7] = 0.9
+    expected = boxes_from_map(anomaly_map, 60, 90, 0.5)
+    with torch.device("meta"):
+        boxes, scores = boxes_from_map(anomaly_map, 60, 90, 0.5)
+    assert boxes.tolist() == expected[0].tolist() != []
+    assert scores.tolist() == expected[1].tolist()
