@@ -52,20 +52,24 @@ def run_and_kill(function: Callable, *arguments, after: float) -> bool:
     return process.exitcode != 0
 
 
-def run_script(script: Path | str, *arguments, output: Path) -> Finished:
+def run_script(
+    script: Path | str, *arguments, output: Path, environment: dict[str, str] | None = None
+) -> Finished:
     """Runs ``script``, a file or the name of a module (``python -m``), as from the command line;
-    ``output`` is a folder for what it prints."""
+    ``output`` is a folder for what it prints, ``environment`` has variables to be set."""
     files = [output / "stdout.txt", output / "stderr.txt"]
-    code = run_in_child(_run_script, str(script), [str(one) for one in arguments], files)
+    texts = [str(argument) for argument in arguments]
+    code = run_in_child(_run_script, str(script), texts, files, environment or {})
     return Finished(code, *(file.read_text() for file in files))
 
 
-def run_command(*arguments, output: Path) -> Finished:
+def run_command(*arguments, **settings) -> Finished:
     """Runs ``agssp ARGUMENTS`` as :func:`run_script` does."""
-    return run_script("detectron2_agssp", *arguments, output=output)
+    return run_script("detectron2_agssp", *arguments, **settings)
 
 
-def _run_script(script: str, arguments: list[str], files: list[Path]) -> None:
+def _run_script(script: str, arguments: list[str], files: list[Path], environment: dict) -> None:
+    os.environ.update(environment)
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = [script, *arguments]

@@ -147,10 +147,5 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image
 
 
-def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
-    """:func:`resize` to (size, size, 3)."""
-    return resize(image, size, size)
-
-
 def _channels_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1))

@@ -209,17 +209,8 @@ def sample_paths(paths: Iterable[str], count: int, seed: int) -> list[str]:
 def sample_paths_by_source(
     paths: Iterable[str], count: int, seed: int, image_root: str | Path
 ) -> dict[str, list[str]]:
-    """:func:`sample_paths` within each source: memory depends on ``count`` and the sources."""
-    chosen: dict[str, list[tuple]] = {}
-    for position, path in enumerate(paths):
-        heap = chosen.setdefault(source_of(path, image_root), [])
-        # heapq keeps the smallest on top: of negated ranks, the one to drop.
-        item = (-seeded_rank(seed, path), -position, path)
-        if len(heap) < count:
-            heapq.heappush(heap, item)
-        else:
-            heapq.heappushpop(heap, item)
-    return {
-        source: [path for _, _, path in sorted(heap, key=lambda item: -item[1])]
-        for source, heap in chosen.items()
-    }
+    """:func:`sample_paths` within each source, in the order of their first images."""
+    by_source: dict[str, list[str]] = {}
+    for path in paths:
+        by_source.setdefault(source_of(path, image_root), []).append(path)
+    return {source: sample_paths(own, count, seed) for source, own in by_source.items()}

@@ -307,6 +307,16 @@ def test_long_names(tiny_cfg, image_folder, tmp_path):
     assert not np.array_equal(*maps)
 
 
+def test_a_name_that_could_lead_out(tiny_cfg, image_folder, tmp_path):
+    """Where back slashes part folders, as on Windows."""
+    (tmp_path / "images").mkdir()
+    for name in ("..\\a.png", "b\\c.png"):
+        shutil.copy(image_folder / "a.png", tmp_path / "images" / name)
+    assert generate(tiny_cfg, tmp_path / "images", tmp_path / "maps").scored == 1
+    assert list(entries(tmp_path / "maps")) == ["b\\c.png"]
+    assert not (tmp_path / "maps/..\\a.png.npy").exists()
+
+
 def test_a_name_that_leaves_no_place_for_the_map(tiny_cfg, image_folder, tmp_path):
     """A folder that is called as an image's map: skipped with the reason, the rest goes on."""
     root = tmp_path / "images"
@@ -351,6 +361,7 @@ def test_registration_hint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_precision(tiny_cfg, image_folder, tmp_path, precision):
     """Half precision: nearly the same maps, and a folder that is resumed."""
+    tiny_cfg.AGSSP.SCORER.IMAGE_SIZE = 32
     generate(tiny_cfg, image_folder, tmp_path / "fp32", POOL_SIZE=3)
     for scored in (6, 0):
         summary = generate(tiny_cfg, image_folder, tmp_path / "half", PRECISION=precision)

@@ -10,7 +10,6 @@ from detectron2_agssp.maps.geometry import (
     InputGeometry,
     assemble,
     resize,
-    resize_to_square,
     tile_origins,
 )
 
@@ -22,7 +21,7 @@ from detectron2_agssp.maps.geometry import (
 def test_resize(size, interpolation):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     expected = cv2.resize(image, (32, 32), interpolation=interpolation)
-    np.testing.assert_array_equal(resize_to_square(image, 32), expected)
+    np.testing.assert_array_equal(resize(image, 32, 32), expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -30,7 +29,7 @@ def test_long_side_of_a_strip_is_averaged(axis):
     """No pixel is left out, also where the short side has to grow."""
     stripes = np.resize(np.array([200] + [0] * 9, np.uint8), 320)
     strip = np.moveaxis(np.broadcast_to(stripes[:, None, None], (320, 7, 3)), 0, axis)
-    np.testing.assert_allclose(resize_to_square(np.ascontiguousarray(strip), 32), 20, atol=1)
+    np.testing.assert_allclose(resize(np.ascontiguousarray(strip), 32, 32), 20, atol=1)
 
 
 def grey(height, width):

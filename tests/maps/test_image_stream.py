@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detectron2_agssp.io.images import list_images, read_image
-from detectron2_agssp.maps.geometry import InputGeometry, resize_to_square
+from detectron2_agssp.maps.geometry import InputGeometry, resize
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,
     chunks,
@@ -37,7 +37,7 @@ def test_batches(image_folder, workers):
     assert state["bytes"] == (image_folder / names[1]).stat().st_size
     assert first.infos[1] == {**info, "source": image_folder.name, **state}
     pixels = group.crops[1].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(pixels, resize_to_square(image, 16))
+    np.testing.assert_array_equal(pixels, resize(image, 16, 16))
 
 
 def test_stream_is_lazy(image_folder):

@@ -1,10 +1,7 @@
 """The command lines, each in a process of its own."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,8 +22,8 @@ TINY = [
 
 @pytest.fixture
 def run(tmp_path):
-    def run_tool(name, *arguments):
-        return run_command(*name.split(), *arguments, output=tmp_path)
+    def run_tool(name, *arguments, **settings):
+        return run_command(*name.split(), *arguments, output=tmp_path, **settings)
 
     return run_tool
 
@@ -65,13 +62,12 @@ def test_generate(run, config, image_folder, tmp_path, order):
     assert np.load(maps / entry["map"]).shape == (4, 4), "STRIDES of the file, size of the pairs"
 
 
-def test_generate_into_the_data_sets_folder(config, image_folder, tmp_path):
-    """As a plain subprocess, with the environment's folder of data sets."""
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
-    command = [sys.executable, "-m", "detectron2_agssp", "maps", image_folder]
-    command += [tmp_path / "agssp/mine", *config, *TINY]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_generate_into_the_data_sets_folder(run, config, image_folder, tmp_path):
+    """With the environment's folder of data sets."""
+    folders = [image_folder, tmp_path / "agssp/mine"]
+    environment = {"DETECTRON2_DATASETS": str(tmp_path)}
+    done = run("maps", *folders, *config, *TINY, environment=environment)
+    assert done.code == 0, done.stderr
     assert "('agssp_mine',)" in done.stdout
 
 
