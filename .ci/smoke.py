@@ -82,7 +82,7 @@ def main() -> None:
         agssp("maps", "images", maps, "--config-file", "agssp://maps/mahalanobis.yaml", *size)
         agssp("evaluate", "maps", maps, "masks")
         agssp("boxes", maps, "boxes.json")
-        agssp("report", maps, "report", "--report")
+        agssp("report", maps, "report")
 
         stock = Path(detectron2.__file__).parents[1] / "tools" / "train_net.py"
         crop = {"INPUT__CROP__SIZE": [48, 48]}

@@ -1,4 +1,4 @@
-"""Shows a map folder: panels of image, map, overlay and pseudo-boxes, or one HTML report.
+"""Shows a map folder: one HTML report, or panels of image, map, overlay and pseudo-boxes.
 
 Panels are written as OUT/<image>.png, the report as OUT/report.html: one file that opens from
 disk. Boxes are cut at the folder's threshold by the config's AGSSP.BOXES.
@@ -8,20 +8,22 @@ import argparse
 
 from detectron2_agssp.utils.command_line import add_config_arguments, split_config_pairs
 
-HELP = "panels, or an HTML report, of a map folder"
-EXAMPLE = "agssp report maps out --report AGSSP.BOXES.MARGIN 0.2"
+HELP = "an HTML report, or panels, of a map folder"
+EXAMPLE = "agssp report maps out AGSSP.BOXES.MARGIN 0.2"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("maps", metavar="MAPS", help="map folder")
     parser.add_argument("output", metavar="OUT", help="folder to write")
-    parser.add_argument("--report", action="store_true", help="write report.html, not panels")
+    parser.add_argument(
+        "--panels", action="store_true", help="write pictures of single images, not report.html"
+    )
     parser.add_argument(
         "--images",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="draw these: paths or patterns ('line2/*') as in the manifest",
+        help="the pictures of these: paths or patterns ('line2/*') as in the manifest",
     )
     parser.add_argument(
         "--num",
@@ -44,11 +46,9 @@ def run(args: argparse.Namespace) -> None:
 
     args.images, pairs = split_config_pairs(args.images)
     args.opts = [*args.opts, *pairs]
-    if args.report and args.images:
-        raise ValueError("--report chooses its images itself: leave out --images, or --report.")
     options = {"image_root": args.image_root, "seed": args.seed}
     cfg = config_from(args)
-    if args.report:
+    if not args.panels and not args.images:
         num = 6 if args.num is None else args.num
         path = Path(args.output) / "report.html"
         print(

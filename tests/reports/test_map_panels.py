@@ -119,8 +119,14 @@ class TestTool:
         assert "3 panels written" in done.stdout
         assert len([path for path in (tmp_path / "out").rglob("*.png") if path.is_file()]) == 3
 
+    def test_panels_of_a_sample(self, run, folder, tmp_path):
+        done = run(folder, tmp_path / "out", "--panels", "--num", "2")
+        assert done.code == 0, done.stderr
+        assert "2 panels written" in done.stdout
+        assert not (tmp_path / "out/report.html").exists()
+
     def test_report(self, run, folder, tmp_path):
-        done = run("--report", "--num", "1", folder, tmp_path / "out", "AGSSP.BOXES.MARGIN", "0.2")
+        done = run("--num", "1", folder, tmp_path / "out", "AGSSP.BOXES.MARGIN", "0.2")
         assert done.code == 0, done.stderr
         assert "report.html" in done.stdout
         text = (tmp_path / "out/report.html").read_text(encoding="utf-8")
@@ -131,9 +137,8 @@ class TestTool:
         ("options", "message"),
         [
             (["--images", "absent.png"], r"error: No image of .* matches 'absent\.png'"),
-            (["--report", "--images", "a/*"], "leave out --images"),
-            (["--report", "AGSSP.BOXES.THRESHOLD_MODE", "best"], "THRESHOLD_MODE is 'best'"),
-            (["--report", "--image-root", "absent"], "Image folder 'absent' does not exist"),
+            (["AGSSP.BOXES.THRESHOLD_MODE", "best"], "THRESHOLD_MODE is 'best'"),
+            (["--image-root", "absent"], "Image folder 'absent' does not exist"),
         ],
     )
     def test_errors(self, run, folder, tmp_path, options, message):

@@ -110,7 +110,7 @@ def test_report_says_what_the_folder_is(cfg, folder):
     assert "is not there" not in text
     for command in (
         f"agssp evaluate boxes {folder} LABELS.json",
-        f"agssp report {folder} OUT --report AGSSP.BOXES.THRESHOLD 0.4",
+        f"agssp report {folder} OUT AGSSP.BOXES.THRESHOLD 0.4",
         f"agssp pretrain {folder.parent / 'images'} OUT",
         "agssp train --config-file agssp://agdp/faster_rcnn_lite0_fpn.yaml DATASETS.TRAIN "
         "&#34;(&#39;agssp_NAME_boxes&#39;,)&#34;",
