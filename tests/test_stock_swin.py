@@ -1,17 +1,12 @@
 """A small Swin through AGBP, AGDP and fine-tuning in Detectron2's own train_net.py, by yaml."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.test_stock_train_net import RUNNER, STAGES, YAML_OF_STAGE, YAML_SETTINGS, stock_script
-from tests.tiny_data import final_metrics, write_datasets
-from tests.tiny_models import CONFIGS, ROOT
+from tests.test_stock_train_net import STAGES, run_stock_stages
+from tests.tiny_data import final_metrics
 
 NAMES = {
     "agbp": "agbp/swin_b.yaml",
@@ -35,24 +30,7 @@ SMALL = {
 
 @pytest.mark.slow
 def test_three_stages(tmp_path):
-    datasets = write_datasets(tmp_path / "datasets")
-    commands, start = [], ""
-    for stage in STAGES:
-        settings = {**YAML_SETTINGS, **SMALL, **YAML_OF_STAGE[stage]}
-        settings |= {"OUTPUT_DIR": tmp_path / stage, "MODEL.WEIGHTS": start}
-        words = [str(word) for pair in settings.items() for word in pair]
-        config = str(CONFIGS / NAMES[stage])
-        commands.append([str(stock_script("train_net.py")), "--config-file", config, *words])
-        start = tmp_path / stage / "model_final.pth"
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps([commands])],
-        cwd=tmp_path,
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_stock_stages(NAMES, SMALL, tmp_path)
     weights = {}
     for stage in STAGES:
         metrics = final_metrics(tmp_path / stage)

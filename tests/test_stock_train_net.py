@@ -122,6 +122,35 @@ SCRIPTS = {
 }
 
 
+def run_stock(commands: list, folder: Path, datasets: Path) -> subprocess.CompletedProcess:
+    """Runs lists of commands, each list in a process, in ``folder``; they came to their end."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(commands)],
+        cwd=folder,
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def run_stock_stages(configs: dict[str, str], settings: dict, folder: Path) -> None:
+    """Trains yaml configs (stage -> path below ``configs``), each from the one before, in
+    ``folder / stage``; ``settings`` win over ``YAML_SETTINGS``."""
+    datasets = write_datasets(folder / "datasets")
+    commands, start = [], ""
+    for stage, config in configs.items():
+        keys = {**YAML_SETTINGS, **settings, **YAML_OF_STAGE[stage]}
+        keys |= {"OUTPUT_DIR": folder / stage, "MODEL.WEIGHTS": start}
+        words = [str(word) for pair in keys.items() for word in pair]
+        command = [str(stock_script("train_net.py")), "--config-file", str(CONFIGS / config)]
+        commands.append([*command, *words])
+        start = folder / stage / "model_final.pth"
+    run_stock([commands], folder, datasets)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Each script has trained, a stage from the one before, in ``<script>/<stage>``."""
@@ -134,15 +163,7 @@ def folder(tmp_path_factory) -> Path:
         starts = ["", *(str(output / "model_final.pth") for output in outputs)]
         commands.append(list(map(make_command, STAGES, configs, outputs, starts)))
     commands[0] += own_commands(folder, datasets)
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(commands)],
-        cwd=folder,
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_stock(commands, folder, datasets)
     # Without the colours.
     (folder / "console.txt").write_text(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
     return folder
