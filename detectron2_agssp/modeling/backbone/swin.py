@@ -4,7 +4,6 @@ Detectron2 has the network and no keys for it: its ``SwinTransformer`` is in no 
 outputs p0 ... p3, has no ``size_divisibility``, and puts frozen stages back into training mode.
 """
 
-import functools
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -12,10 +11,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, SwinTransformer
 from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from detectron2_agssp.modeling.backbone.freezing import FrozenStages, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import build_pyramid, check_channels
+from detectron2_agssp.modeling.backbone.recomputing import recompute_in_backward
 
 FEATURES = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
@@ -88,13 +87,7 @@ class SwinBackbone(FrozenStages, SwinTransformer):
             stages.append([layer, *norms])
         self.freeze_stages(stages, freeze_at)
         if use_checkpoint:
-            for layer in self.layers:
-                for block in layer.blocks:
-                    # Detectron2's own way stops gradients where a block's input needs none, as
-                    # behind a frozen stage.
-                    block.forward = functools.partial(
-                        checkpoint, block.forward, use_reentrant=False
-                    )
+            recompute_in_backward(block for layer in self.layers for block in layer.blocks)
 
     @property
     def size_divisibility(self) -> int:

@@ -1,7 +1,6 @@
 """Plain Vision Transformers as backbones of yaml configs, with the simple feature pyramid of ViTDet
 (Li et al., ECCV 2022). The networks are Detectron2's, which has no keys for them."""
 
-import functools
 import itertools
 from dataclasses import dataclass
 
@@ -9,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, SimpleFeaturePyramid, ViT
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from torch.utils.checkpoint import checkpoint
 
 from detectron2_agssp.modeling.backbone.freezing import NUM_STAGES, FrozenStages, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import ONE_STAGE, check_channels
+from detectron2_agssp.modeling.backbone.recomputing import recompute_in_backward
 
 # The name of the last block's output.
 FEATURE = "last_feat"
@@ -86,8 +85,7 @@ class ViTBackbone(FrozenStages, ViT):
         if freeze_at:
             self.pos_embed.requires_grad_(False)
         if use_checkpoint:
-            for block in self.blocks:
-                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            recompute_in_backward(self.blocks)
 
     @property
     def size_divisibility(self) -> int:
