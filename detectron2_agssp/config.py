@@ -277,6 +277,11 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # with Detectron2 where the config is read. `agssp init` writes it.
     data.COCO = ()
 
+    # ---- Prediction ----------------------------------------------------------------------------
+    predict = cfg.AGSSP.PREDICT = CfgNode()
+    # Names in the order of training; () takes those that are recorded with the weights.
+    predict.CLASSES = ()
+
     # ---- tools/train_net.py ------------------------------------------------------------------
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"
