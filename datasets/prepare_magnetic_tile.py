@@ -13,6 +13,7 @@ from detectron2_agssp.data.formats.masks import read_masks
 from detectron2_agssp.data.formats.pipeline import prepare_dataset
 from detectron2_agssp.data.formats.records import Record, index_by_stem, visible_files
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.images import ImageReader
 
 DEFECT_FREE = "Free"
 EXPECTED = "MT_<class>/Imgs/ with images (*.jpg) and masks of the same names (*.png)"
@@ -35,14 +36,16 @@ def prepare_magnetic_tile(
     images come along in ``output/masks``.
     """
 
-    def read(folder: Path, report: Report) -> list[Record]:
-        return read_magnetic_tile(folder, report, min_area)
+    def read(folder: Path, report: Report, reader: ImageReader) -> list[Record]:
+        return read_magnetic_tile(folder, report, reader, min_area)
 
     classes = CLASSES["magnetic_tile"]
     return prepare_dataset("magnetic_tile", classes, read, source, output=output, **options)
 
 
-def read_magnetic_tile(source: Path, report: Report, min_area: int) -> list[Record]:
+def read_magnetic_tile(
+    source: Path, report: Report, reader: ImageReader, min_area: int
+) -> list[Record]:
     images = _index(source, (".jpg", ".jpeg", ".bmp"), report)
     masks = _index(source, (".png",), report)
     known = {f"MT_{name}" for name in (*CLASSES["magnetic_tile"], DEFECT_FREE)}
@@ -55,6 +58,7 @@ def read_magnetic_tile(source: Path, report: Report, min_area: int) -> list[Reco
         masks,
         _class,
         report,
+        reader,
         expected=EXPECTED,
         place_of=lambda stem, image: f"{_folder(stem)}/{image.name}",
         threshold=THRESHOLD,

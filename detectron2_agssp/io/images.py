@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.config import configurable
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from detectron2_agssp.io.files import read_regular, user_path
 
@@ -188,11 +188,7 @@ class ImageReader:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}.")
         name = os.fspath(path)
-        encoded = read_encoded(name, self.max_pixels)
-        image, reason = decode_image(encoded, self.max_pixels)
-        if image is None or image.size == 0:
-            raise UnreadableImageError(f"{name!r} ({len(encoded)} bytes) {reason}")
-        image = _to_three_channels(self._to_uint8(image, name))
+        image = _to_three_channels(self._to_uint8(_decoded(name, self.max_pixels), name))
         # Pillow's arrays are read-only.
         return np.require(
             image if image_format == "RGB" else image[:, :, ::-1], requirements=["C", "W"]
@@ -223,6 +219,37 @@ class ImageReader:
 def read_image(path: str | Path, image_format: str = "RGB", **settings) -> np.ndarray:
     """Reads one image; ``settings`` are :class:`ImageReader`'s."""
     return ImageReader(**settings)(path, image_format)
+
+
+def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """Height and width of an image as :class:`ImageReader` returns it, upright, and how its stored
+    pixels lie: EXIF's orientation, 1 (upright) to 8; of TIFF, 1. The scale of its values does not
+    count.
+
+    Raises:
+        FileNotFoundError, OSError, UnreadableImageError: as :class:`ImageReader`.
+    """
+    name = os.fspath(path)
+    try:
+        with _open(read_encoded(name, max_pixels)) as picture:
+            (width, height), kind = picture.size, picture.format
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever a damaged header raises, and formats that OpenCV alone reads
+        kind = None
+    if kind in (None, "TIFF"):  # whose size some releases of Pillow turn by themselves
+        height, width = _decoded(name, max_pixels).shape[:2]
+        return height, width, 1
+    if orientation not in range(1, 9):
+        orientation = 1
+    return (width, height, orientation) if orientation > 4 else (height, width, orientation)
+
+
+def _decoded(name: str, max_pixels: int) -> np.ndarray:
+    encoded = read_encoded(name, max_pixels)
+    image, reason = decode_image(encoded, max_pixels)
+    if image is None or image.size == 0:
+        raise UnreadableImageError(f"{name!r} ({len(encoded)} bytes) {reason}")
+    return image
 
 
 def read_encoded(name: str, max_pixels: int) -> bytes:

@@ -105,8 +105,11 @@ class TestNeuDetBoxes:
             ("patches", 3, 4, 12, 9),
             ("rust", 3, 4, 12, 9),
             filename="patches_7.jpg",
-            width=200,
+            width=0,
+            height=0,
         )
+        write_image(images / "cropped.jpg", "cropped")
+        write_xml(annotations / "cropped.xml", ("patches", 3, 4, 12, 9), width=200)
         write_image(images / "alone.jpg", 3)
         write_xml(annotations / "lonely.xml")
         for stem in ("cut", "broken", "unused", "empty"):
@@ -116,7 +119,8 @@ class TestNeuDetBoxes:
         (annotations / "broken.xml").write_text("<annotation>")
         write_xml(annotations / "empty.xml")
         write_image(images / "more" / "unused.jpg", 5)
-        stems = {"train": ["patches_1", "cut", "broken", "gone", "empty"], "test": ["patches_2"]}
+        train = ["patches_1", "cut", "broken", "cropped", "gone", "empty"]
+        stems = {"train": train, "test": ["patches_2"]}
         write_splits(two_images / "splits.json", **stems, other=[])
 
         report = prepare_neu_det(two_images, tmp_path / "out")
@@ -127,10 +131,11 @@ class TestNeuDetBoxes:
         assert problems.pop("unreadable_image")[0].startswith("cut (")
         assert "broken (" in problems.pop("unreadable_annotation")[0]
         assert problems.pop("image_in_no_split") == ["unused"]
-        assert problems.pop("split_stem_missing") == ["broken", "cut", "gone"]
+        assert problems.pop("split_stem_missing") == ["broken", "cropped", "cut", "gone"]
         assert problems.pop("defect_without_box") == ["empty"]
         assert "unused.jpg" in problems.pop("same_name_twice")[0]
-        assert "xml 200x16, image 20x16" in problems.pop("size_differs")[0]
+        assert problems.pop("size_differs") == ["cropped (xml 200x16, image 20x16)"]
+        assert problems.pop("size_missing") == ["patches_1 (xml 0x0, image 20x16)"]
         assert "patches_7.jpg" in problems.pop("filename_differs")[0]
         assert "'rust'" in problems.pop("unknown_class")[0]
         assert not problems
@@ -172,19 +177,45 @@ class TestNeuDetBoxes:
         assert "its encoding is 'klingon'" in cases[3]
         assert "is a folder" in report.problems["unreadable_image"][0]
 
-    def test_boxes_of_a_turned_photo(self, two_images, tmp_path):
-        """Its size is that of the pixels as they are read, as in training."""
-        path = two_images / "images/patches_1.jpg"
+    @pytest.mark.parametrize("orientation", [2, 5, 6, 7, 8])
+    @pytest.mark.parametrize("labelled", ["upright", "stored"])
+    def test_boxes_of_a_turned_photo(self, two_images, tmp_path, orientation, labelled):
+        """Labelled as it is seen, or on the pixels as they are stored: the boxes are where the
+        defect is in what training reads."""
+        stored = np.zeros((HEIGHT, WIDTH), np.uint8)
+        stored[3:9, 2:12] = 255
         exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.open(path).rotate(90, expand=True).save(path, exif=exif)
+        exif[0x0112] = orientation
+        path = two_images / "images/patches_1.jpg"
+        Image.fromarray(stored).save(path, exif=exif, quality=100)
+        pixels = read_image(path)[:, :, 0] > 127
+        (top, *_, bottom), (left, *_, right) = (
+            np.nonzero(pixels.any(1))[0],
+            np.nonzero(pixels.any(0))[0],
+        )
+        seen, size = (left + 1, top + 1, right + 1, bottom + 1), pixels.shape
+        is_stored = labelled == "stored" and orientation > 4
+        write_xml(
+            two_images / "annotations/patches_1.xml",
+            ("patches", *((3, 4, 12, 9) if is_stored else seen)),
+            height=HEIGHT if is_stored else size[0],
+            width=WIDTH if is_stored else size[1],
+        )
         report = prepare_neu_det(two_images, tmp_path / "out")
-        assert not any(report.problems.values())
+        problems = {kind: cases for kind, cases in report.problems.items() if cases}
+        turned = f"patches_1 (xml {WIDTH}x{HEIGHT}, image {HEIGHT}x{WIDTH})"
+        assert problems == ({"boxes_turned": [turned]} if is_stored else {})
         (image,) = load(tmp_path / "out/annotations/train.json")["images"]
-        assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
+        assert (image["height"], image["width"]) == size
         (box,) = boxes(tmp_path / "out/annotations/train.json")["train/patches_1.jpg"]
-        assert box == ("patches", [2.0, 3.0, 10.0, 6.0])
-        assert read_image(path).shape == (HEIGHT, WIDTH, 3)
+        assert box == ("patches", [left, top, right - left + 1, bottom - top + 1])
+
+    def test_a_size_that_is_swapped_without_exif(self, two_images, tmp_path):
+        write_image(two_images / "images/other.jpg", "other")
+        xml = two_images / "annotations/other.xml"
+        write_xml(xml, ("patches", 3, 4, 12, 9), width=HEIGHT, height=WIDTH)
+        report = prepare_neu_det(two_images, tmp_path / "out")
+        assert report.problems["size_differs"] == ["other (xml 16x20, image 20x16)"]
 
 
 class TestMagneticTile:
@@ -298,6 +329,22 @@ class TestCommandLine:
         with pytest.raises(SystemExit, match="2"):
             self.run(monkeypatch, dataset, tmp_path / "nowhere")
         assert re.fullmatch(r"error: no source folder .*nowhere.*\n", capsys.readouterr().err)
+
+
+def test_how_images_are_read(two_images, monkeypatch, tmp_path, capsys):
+    """By the keys that the reader's error names."""
+    for number, path in enumerate(sorted((two_images / "images").iterdir())):
+        values = np.full((HEIGHT, WIDTH), number + 2, np.float32)
+        Image.fromarray(values).save(path, "tiff")
+    arguments = ["x", str(two_images), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script = str(REPO / "datasets/prepare_neu_det.py")
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(script, run_name="__main__")
+    assert "Set AGSSP.INPUT.FLOAT_MAX" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*arguments, "AGSSP.INPUT.FLOAT_MAX", "3.0"])
+    runpy.run_path(script, run_name="__main__")
+    assert "no problems found" in capsys.readouterr().out
 
 
 def test_min_area_option(tile_source, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from detectron2_agssp.io.images import (
     ImageReader,
     ImageScaleError,
     UnreadableImageError,
+    read_header,
     read_image,
 )
 
@@ -144,6 +145,24 @@ def test_exif_orientation_of_what_opencv_reads(tmp_path, colours):
     after_header = 33
     (tmp_path / "a.png").write_bytes(encoded[:after_header] + chunk + encoded[after_header:])
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(colours, -1))
+
+
+def test_header(tmp_path, colours):
+    """Size and orientation, whatever the values; also of what OpenCV alone reads."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(np.float32(colours[:, :, 0]) * 100).save(tmp_path / "a.tif", exif=exif)
+    assert read_header(tmp_path / "a.tif") == (40, 24, 1)
+    Image.fromarray(colours).save(tmp_path / "a.jpg", exif=exif)
+    assert read_header(tmp_path / "a.jpg") == (40, 24, 8)
+    exif[0x0112] = 70
+    Image.fromarray(colours).save(tmp_path / "a.png", exif=exif)
+    assert read_header(tmp_path / "a.png") == (24, 40, 1)
+    cv2.imwrite(str(tmp_path / "b.tif"), np.float32(colours))
+    assert read_header(tmp_path / "b.tif") == (24, 40, 1)
+    (tmp_path / "c.png").write_bytes(b"nothing")
+    with pytest.raises(UnreadableImageError, match=r"c\.png"):
+        read_header(tmp_path / "c.png")
 
 
 # ---- what is no image

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.data.formats.records import Box, Record, inspect_image, paired_stems
 from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.io.masks import MaskValueError, read_mask
 
 
@@ -18,6 +19,7 @@ def read_masks(
     masks: dict[str, Path],
     class_of: Callable[[str], str],
     report: Report,
+    reader: ImageReader,
     *,
     expected: str,
     place_of: Callable[[str, Path], str],
@@ -32,6 +34,7 @@ def read_masks(
         images, masks: stem -> path; an image and its mask have the same stem.
         class_of: stem -> class of its defects; "" for an image without, which needs no mask.
         report: everything that is wrong with a single file goes there.
+        reader: how images are read.
         expected: the layout of the source, for errors.
         place_of: stem and image -> its path below ``images/<split>``.
         threshold: mask values above it are defect.
@@ -53,6 +56,7 @@ def read_masks(
             threshold,
             min_area,
             report,
+            reader,
         )
         for stem in tqdm(stems, desc="reading", disable=None)
     )
@@ -68,8 +72,9 @@ def _read_record(
     threshold: int,
     min_area: int,
     report: Report,
+    reader: ImageReader,
 ) -> Record | None:
-    inspected = inspect_image(image, stem, report)
+    inspected = inspect_image(image, stem, report, reader)
     if inspected is None:
         return None
     width, height, digest = inspected

@@ -14,17 +14,19 @@ from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
 from detectron2_agssp.io.coco import check_coco_json, write_coco
 from detectron2_agssp.io.files import user_path, write_json
+from detectron2_agssp.io.images import ImageReader
 
 
 def prepare_dataset(
     dataset: str,
     classes: Sequence[str],
-    read: Callable[[Path, Report], list[Record]],
+    read: Callable[[Path, Report, ImageReader], list[Record]],
     source: str | Path,
     *,
     output: str | Path | None = None,
     copy: bool = False,
     splits: str | Path | None = None,
+    reader: ImageReader | None = None,
 ) -> Report:
     """Prepares a data set; returns the report that is also written to ``output/report.json``.
 
@@ -37,6 +39,7 @@ def prepare_dataset(
         copy: the images, and not links to them.
         splits: a json file as :func:`~.splits.read_splits` takes it; by default
             ``source/splits.json``, and without one splits are drawn.
+        reader: how images are read; None is ``ImageReader()``.
 
     Raises:
         FileNotFoundError: ``source``, its contents or ``splits`` are missing.
@@ -46,7 +49,7 @@ def prepare_dataset(
     root = checked_source(source)
     report = Report(dataset, str(root))
     output = checked_output(default_output(dataset) if output is None else user_path(output), root)
-    records = read(root, report)
+    records = read(root, report, reader or ImageReader())
     if not records:
         raise ValueError(
             f"no image in {report.source} can be used; {'; '.join(report.problem_lines())}"

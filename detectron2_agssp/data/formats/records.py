@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_image
-from detectron2_agssp.io.images import read_image
+from detectron2_agssp.io.images import ImageReader
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,16 @@ def paired_stems(
     return sorted(images.keys() & (annotations.keys() | set(unannotated)))
 
 
-def inspect_image(path: Path, stem: str, report: Report) -> tuple[int, int, str] | None:
+def inspect_image(
+    path: Path, stem: str, report: Report, reader: ImageReader
+) -> tuple[int, int, str] | None:
     """Width and height in pixels and a hash of the pixels; None, reported, if it cannot be read.
 
     It is decoded completely, as training will, orientation applied: a header alone does not show
     that a file was cut short.
     """
     try:
-        pixels = read_image(path)
+        pixels = reader(path)
     except (OSError, ValueError) as error:
         report.add("unreadable_image", f"{stem} ({error})")
         return None
