@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2_agssp.io.coco import coco_annotation, coco_problems, read_coco, subset
 from detectron2_agssp.io.files import user_path
-from detectron2_agssp.io.images import read_image
+from detectron2_agssp.io.images import read_header
 
 VALIDATION_SHARE = 0.2
 # Of fewer images, a validation set would say nothing, and training would miss it.
@@ -31,7 +31,8 @@ def read_own_labels(
 
     Raises:
         FileNotFoundError: no such file, or images are missing.
-        ValueError: it is not COCO, has no box, or its ids do not fit together.
+        ValueError: it is not COCO, has no box, its ids do not fit together, or an image has another
+            size than it says.
     """
     path = user_path(path)
     coco = read_coco(path)
@@ -47,7 +48,8 @@ def read_own_labels(
             f"{len(missing)} of the {len(coco['images'])} images of {path} are not in {root}, such "
             f"as {missing[0]}. Name the folder that their file names begin in (--images)."
         )
-    coco, notes = _completed(coco, root)
+    _check_sizes(path, coco, root)
+    coco, notes = _completed(coco)
     if problems := coco_problems(coco):
         raise ValueError(f"{path} cannot be trained on: {' '.join(problems[:_NAMED])}")
     used = {entry["category_id"] for entry in coco["annotations"]}
@@ -69,14 +71,34 @@ def _image_root(path: Path, coco: dict, image_root: str | Path | None) -> Path:
     return next((place for place in places if (place / first).is_file()), folder)
 
 
-def _completed(coco: dict, root: Path) -> tuple[dict, list[str]]:
-    images, annotations = [], []
+def _check_sizes(path: Path, coco: dict, root: Path) -> None:
+    """Adds the images' sizes where they are missing.
+
+    Raises:
+        ValueError: others differ: such boxes are not where the defects are.
+    """
+    others = []
     for image in coco["images"]:
-        if "height" not in image or "width" not in image:
-            height, width = read_image(root / image["file_name"]).shape[:2]
-            image = {**image, "height": height, "width": width}
-        images.append(image)
-    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+        height, width, orientation = read_header(root / image["file_name"])
+        image.setdefault("height", height)
+        image.setdefault("width", width)
+        if (image["height"], image["width"]) != (height, width):
+            turned = ", which EXIF turns" if orientation > 4 else ""
+            others.append(
+                f"{image['file_name']} (labelled as {image['width']} x {image['height']}, but "
+                f"{width} x {height}{turned})"
+            )
+    if others:
+        raise ValueError(
+            f"{len(others)} of the {len(coco['images'])} images of {path} have another size than "
+            f"it says, such as {others[0]}: they were rotated, cropped or resized since. Use the "
+            "images that were labelled."
+        )
+
+
+def _completed(coco: dict) -> tuple[dict, list[str]]:
+    annotations = []
+    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     cut = left_out = 0
     for entry in coco["annotations"]:
         box = entry.get("bbox")
@@ -92,7 +114,7 @@ def _completed(coco: dict, root: Path) -> tuple[dict, list[str]]:
         annotations.append(entry)
     notes = [f"{cut} boxes reached beyond their images and were cut."] * (cut > 0)
     notes += [f"{left_out} boxes without area inside their images were left out."] * (left_out > 0)
-    return {**coco, "images": images, "annotations": annotations}, notes
+    return {**coco, "annotations": annotations}, notes
 
 
 def _cut(box: list[float], image_width: float, image_height: float) -> list[float]:

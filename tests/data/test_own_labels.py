@@ -77,6 +77,19 @@ def test_the_folder_of_images_may_be_named(write, tmp_path):
     assert read_own_labels(path, tmp_path / "elsewhere")[1] == tmp_path / "elsewhere"
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_images_of_another_size_are_refused(write, tmp_path, orientation):
+    """Resized since, or turned by EXIF, of which the labels know nothing."""
+    labels = write(labels_of([[1, 2, 3, 4]], height=HEIGHT, width=WIDTH))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    size = (WIDTH, HEIGHT) if orientation == 6 else (WIDTH // 2, HEIGHT // 2)
+    Image.new("RGB", size).save(tmp_path / "images" / "a.png", exif=exif)
+    said = "16 x 20, which EXIF turns" if orientation == 6 else "10 x 8"
+    with pytest.raises(ValueError, match=rf"a\.png \(labelled as 20 x 16, but {said}\): they were"):
+        read_own_labels(labels)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
