@@ -1,7 +1,6 @@
 """What a pretraining was begun with: other images or settings are noticed, and named."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from detectron2_agssp.io.files import lock_file, write_json
-from detectron2_agssp.io.images import IMAGE_SUFFIXES, UnreadableImageError, list_images, read_image
+from detectron2_agssp.io.images import (
+    IMAGE_SUFFIXES,
+    UnreadableImageError,
+    list_images,
+    read_header,
+)
+from detectron2_agssp.maps.image_stream import file_state
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.utils.differences import differences
 
@@ -33,8 +38,16 @@ def files_of(images: Path) -> dict[str, list[int]]:
             f"{images} holds no images, nor do its folders. Files are taken for images by their "
             f"suffix: {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    stats = ((name, os.stat(images / name)) for name in names)
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats}
+    return {name: _size_and_time(images / name) for name in names}
+
+
+def _size_and_time(path: Path) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        # A link to nowhere: skipped, and named, when maps are made.
+        return [0, 0]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) -> dict[str, Any]:
@@ -98,7 +111,7 @@ def _changed(images: Path, files: dict[str, list[int]], earlier: dict[str, list]
 def _digest(path: Path) -> str:
     # An image that cannot be read is skipped, and named, when maps are made.
     with contextlib.suppress(OSError):
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return file_state(str(path)).get("digest", "")
     return ""
 
 
@@ -108,7 +121,7 @@ def _typical_size(images: Path, names: list[str]) -> list[int]:
     for name in names[:: max(1, len(names) // SIZED_IMAGES)]:
         # What cannot be read is skipped, and named, when maps are made.
         with contextlib.suppress(UnreadableImageError, OSError):
-            sizes.append(read_image(images / name).shape[:2])
+            sizes.append(read_header(images / name)[:2])
     return np.median(sizes or [(512, 512)], axis=0).astype(int).tolist()
 
 
