@@ -23,8 +23,8 @@ STAGES = ("agbp", "agdp", "finetune")
 TRAINING = [path for stage in STAGES for path in shipped(f"{stage}/*.yaml")]
 # AGDP without AGBP's weights, on the maps of its backbone.
 FROM_IMAGENET = ["agdp/faster_rcnn_lite0_fpn_energy.yaml"]
-# AGDP without any weights, in which the backbone learns.
-FROM_SCRATCH = ["agdp/yolo_cspdarknet_n.yaml"]
+# AGDP in which the backbone learns, as AGBP had no weights to start from.
+UNFROZEN = ["agdp/yolo_cspdarknet_n.yaml"]
 MAPS = shipped("maps/*.yaml")
 ONLY_IN_ONE = ("backbone_name", "loss_weight")
 SEQUENCES = (tuple, list, ListConfig)
@@ -45,7 +45,7 @@ def test_its_model_is_built(path, monkeypatch):
     optimizer = AGSSPTrainer.build_optimizer(cfg, model)
     build_lr_scheduler(cfg, optimizer)
     frozen = not any(p.requires_grad for p in backbone_parameters(model))
-    assert frozen == (path.startswith("agdp") and path not in FROM_IMAGENET + FROM_SCRATCH)
+    assert frozen == (path.startswith("agdp") and path not in FROM_IMAGENET + UNFROZEN)
 
 
 def backbone_parameters(model):
@@ -115,7 +115,7 @@ def test_stage(path):
         starts = [
             f"{make_cfg(other).OUTPUT_DIR}/model_final.pth" for other in shipped("agbp/*.yaml")
         ]
-        assert cfg.MODEL.WEIGHTS in ([""] if path in FROM_IMAGENET + FROM_SCRATCH else starts)
+        assert cfg.MODEL.WEIGHTS in ([""] if path in FROM_IMAGENET else starts)
 
 
 def test_output_folders_are_unique_and_follow_the_file():

@@ -23,12 +23,13 @@ MIN_ITERATIONS = {"AGBP": 100, "AGDP": 200}
 # On a CPU; what does not fit is cut, and said.
 MAX_HOURS = 4
 # benchmarks/few_label, agssp_rounds_long on NEU-DET: what gained most of all starts. Boxes of
-# energies, with a margin of their own, learned for 8 epochs by a backbone frozen to res2 only.
+# energies, with a margin of their own, learned for 8 epochs by a backbone frozen to res2 at most.
 ROUNDS_EPOCHS = 8
-ROUNDS_OPTIONS = {"MODEL.BACKBONE.FREEZE_AT": 2, "AGSSP.BOXES.MARGIN": 0.4}
+ROUNDS_FREEZE_AT, ROUNDS_MARGIN = 2, 0.4
 # The paper's: boxes of the maps, a frozen backbone (the config's), 10 epochs.
 PUBLISHED_EPOCHS = 10
-# There, with 200 iterations of 16; other backbones have the paper's 200 epochs in their configs.
+# There, with 200 iterations of 16; other backbones have epochs in their configs, the paper's 200 or
+# fewer on a CPU.
 AGBP_EPOCHS = {"lite0": 3}
 # Cells of 16 pixels are fine enough for images as small as NEU-DET's (200 pixels); larger ones are
 # scored at the size of configs/maps/energy.yaml.
@@ -117,7 +118,9 @@ class Recipe:
         own: dict[str, Any] = {"SEED": 1, "MODEL.DEVICE": device()}
         own["DATALOADER.NUM_WORKERS"] = 0 if device() == "cpu" else min(8, num_cores())
         if stage == "AGDP" and self.rounds > 1:
-            own.update(ROUNDS_OPTIONS)
+            frozen = run_config(self.agdp_path, "", {}).MODEL.BACKBONE.FREEZE_AT
+            own["MODEL.BACKBONE.FREEZE_AT"] = min(frozen, ROUNDS_FREEZE_AT)
+            own["AGSSP.BOXES.MARGIN"] = ROUNDS_MARGIN
         given = self.options.of(stage)
         return {key: value for key, value in own.items() if key not in given}
 

@@ -231,6 +231,15 @@ def test_schedules_follow_the_images(detector):
     assert epochs == pytest.approx(8, rel=0.01)
 
 
+def test_a_further_round_freezes_stem_and_res2_but_what_began_at_random():
+    frozen = {
+        name: Recipe(name, 2, Options()).own("AGDP")["MODEL.BACKBONE.FREEZE_AT"]
+        for name in detector_names()
+    }
+    assert frozen.pop("yolo_cspdarknet_n") == 0
+    assert set(frozen.values()) == {2}
+
+
 def test_what_memory_and_time_do_not_allow_is_made_smaller_and_said():
     recipe = Recipe("faster_rcnn_R50_fpn", 1, Options.parse(["MODEL.DEVICE", "cpu"]))
     keys, text = recipe.schedule("AGDP", 1241, Cost(seconds=100.0, num_bytes=2**60))

@@ -81,7 +81,7 @@ def test_agdp_weights_take_another_number_of_classes(name, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("agbp", "name"),
-    [("R50", "yolo_R50"), ("swin_b", "yolo_swin_b"), ("cspdarknet_s", "yolo_cspdarknet_s")],
+    [(name, f"yolo_{name}") for name in ("R50", "swin_b", "cspdarknet_s", "cspdarknet_n")],
 )
 def test_agbp_weights_start_a_yolo(agbp, name, tmp_path, caplog):
     distiller = make_model(f"agbp/{agbp}.yaml", SMALL_YOLO, {"VIS_PERIOD": 0})
