@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from detectron2_agssp.utils.naming import some_of
+
 # Share of the backbone's tensors that weights must cover.
 MIN_COVERAGE = 0.9
 # Recomputed while building, or without meaning in another run.
@@ -20,6 +22,8 @@ RUNNING_STATISTICS = ("running_mean", "running_var")
 EXPECTED_LEFT_OVER = ("mask_token", "cls_token", "dist_token", "stem.fc", "stem.conv1.bias")
 # Not weights: they come from the config.
 SETTINGS_IN_STATE = ("pixel_mean", "pixel_std", "agssp_input_is_bgr")
+# Names in messages: at most so many, one per line.
+_LINES = (20, "\n  ")
 
 
 class BackboneCoverageError(ValueError):
@@ -134,7 +138,7 @@ def check_backbone(
             f"{len(backbone.expected)} backbone tensors of {kind}; at least "
             f"{MIN_COVERAGE:.0%} is required, because a detector that starts from a half-filled "
             f"backbone looks like one that was pretrained. Use weights of the same backbone. "
-            f"{advice}Missing:\n  {_listed(backbone.missing)}"
+            f"{advice}Missing:\n  {some_of(backbone.missing, *_LINES)}"
         )
     prefix = bottom_up_prefix(model)
     own = {name.removeprefix(prefix) for name in backbone.expected}
@@ -143,14 +147,14 @@ def check_backbone(
     if lacking:
         raise BackboneCoverageError(
             f"{source} lack blocks that the backbone of {kind} has, which would stay random: use "
-            f"weights of the same backbone. {advice}Missing:\n  {_listed(lacking)}"
+            f"weights of the same backbone. {advice}Missing:\n  {some_of(lacking, *_LINES)}"
         )
     beyond = () if same_model else left_over_blocks(model, weights)
     if beyond:
         raise BackboneCoverageError(
             f"{source} have more than the backbone of {kind}: they are of another, deeper or wider "
             "one, and what is left over would be dropped. Use weights of the same backbone, or the "
-            f"backbone of these weights. {advice}Left over:\n  {_listed(beyond)}"
+            f"backbone of these weights. {advice}Left over:\n  {some_of(beyond, *_LINES)}"
         )
     if complete:
         random = [
@@ -163,7 +167,7 @@ def check_backbone(
             raise BackboneCoverageError(
                 f"{source} leave {len(random)} tensors of backbone and neck as they were, random: "
                 "use those of a detector with this backbone, or the backbone of these weights "
-                f"(MODEL.BACKBONE). {advice}Missing:\n  {_listed(random)}"
+                f"(MODEL.BACKBONE). {advice}Missing:\n  {some_of(random, *_LINES)}"
             )
     return parts
 
@@ -228,8 +232,3 @@ def _prefixes(name: str) -> Iterator[str]:
     words = name.split(".")
     for count in range(1, len(words) + 1):
         yield ".".join(words[:count])
-
-
-def _listed(names: Collection[str], limit: int = 20) -> str:
-    shown = list(names)[:limit] + (["..."] if len(names) > limit else [])
-    return "\n  ".join(shown)

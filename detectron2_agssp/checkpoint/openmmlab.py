@@ -31,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detectron2_agssp.utils.naming import some_of
+
 # What stands beside the backbone in a file whose names have no `backbone.` prefix.
 NON_BACKBONE_PREFIXES = (
     "data_preprocessor.",
@@ -127,7 +129,7 @@ def convert_checkpoint(checkpoint: Mapping[str, Any]) -> Conversion:
         return Conversion("resnet", rename(tensors, RESNET_NAMES), left_out)
     raise ValueError(
         "This is neither an OpenMMLab Swin (patch_embed.projection, stages.0.blocks.0.attn.w_msa) "
-        f"nor an OpenMMLab ResNet (layer1.0.conv1). Keys: {listed([*tensors, *left_out])}"
+        f"nor an OpenMMLab ResNet (layer1.0.conv1). Keys: {some_of([*tensors, *left_out], 10)}"
     )
 
 
@@ -170,7 +172,7 @@ def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> d
         else:
             renamed[new_key] = tensor
     if unknown:
-        raise ValueError(f"No counterpart in Detectron2 for: {listed(unknown)}")
+        raise ValueError(f"No counterpart in Detectron2 for: {some_of(unknown, 10)}")
     return renamed
 
 
@@ -230,9 +232,3 @@ def _unfold_to_slice_order(tensor: Tensor) -> Tensor:
     """
     channel_row_column = tensor.unflatten(-1, (-1, 2, 2))
     return channel_row_column.transpose(-1, -3).flatten(-3)
-
-
-def listed(keys: list[str], limit: int = 10) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return (", ".join(map(str, keys[:limit])) or "none") + more

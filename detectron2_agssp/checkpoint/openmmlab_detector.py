@@ -15,10 +15,10 @@ from torch import Tensor
 from detectron2_agssp.checkpoint.openmmlab import (
     Conversion,
     convert_checkpoint,
-    listed,
     rename,
     unwrap,
 )
+from detectron2_agssp.utils.naming import some_of
 
 _AFFINE = r"(weight|bias)"
 HEAD_NAMES = [
@@ -65,7 +65,7 @@ def convert_faster_rcnn(checkpoint: Mapping[str, Any]) -> Conversion:
     if not is_faster_rcnn(checkpoint):
         raise ValueError(
             "This is no OpenMMLab Faster R-CNN (neck.lateral_convs, rpn_head.rpn_cls, "
-            f"roi_head.bbox_head.fc_cls). Keys: {listed(list(unwrap(checkpoint)))}"
+            f"roi_head.bbox_head.fc_cls). Keys: {some_of(unwrap(checkpoint), 10)}"
         )
     backbone = convert_checkpoint(checkpoint)
     tensors: dict[str, Tensor] = {

@@ -18,7 +18,6 @@ from detectron2_agssp.engine.pretrain_record import (
     files_of,
     locked,
     skipped_images,
-    some_of,
 )
 from detectron2_agssp.engine.recipe import Options, Recipe, check_detector, device
 from detectron2_agssp.engine.runs import is_finished, run_config
@@ -32,6 +31,7 @@ from detectron2_agssp.engine.stages import (
 from detectron2_agssp.evaluation import verdict
 from detectron2_agssp.evaluation.box_statistics import box_statistics
 from detectron2_agssp.io.files import user_path, write_json
+from detectron2_agssp.utils.naming import some_of
 
 _TRAINED = ("AGBP", "AGDP")
 

@@ -19,9 +19,9 @@ from detectron2_agssp.io.images import (
 from detectron2_agssp.maps.image_stream import file_state
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.utils.differences import differences
+from detectron2_agssp.utils.naming import some_of
 
 RECORD = "pretrain.json"
-NAMED_FILES = 5
 SIZED_IMAGES = 20
 
 
@@ -130,12 +130,6 @@ def skipped_images(map_root: Path) -> list[str]:
     path = MapStore(map_root).skipped_path
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line)["image"] for line in lines]
-
-
-def some_of(names: list[str]) -> str:
-    """The first few, and how many more there are."""
-    rest = len(names) - NAMED_FILES
-    return ", ".join(names[:NAMED_FILES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextlib.contextmanager

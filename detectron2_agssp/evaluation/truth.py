@@ -11,6 +11,7 @@ from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.files import safe_join, user_path
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.io.masks import read_mask
+from detectron2_agssp.utils.naming import some_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,12 @@ class MaskFolder:
         if not self.left_out:
             return
         unused = sorted(set(list_images(self.root)) - self.used)
-        without_image = f" Masks of no image: {_some(unused)}." if unused else ""
+        without_image = f" Masks of no image: {some_of(map(repr, unused))}." if unused else ""
         logger.warning(
             "%d images are left out, as they have no mask in %s: %s.%s %s",
             len(self.left_out),
             self.root,
-            _some(self.left_out),
+            some_of(map(repr, self.left_out)),
             without_image,
             self.hint,
         )
@@ -191,15 +192,9 @@ class CocoTruth:
                 "%d images are left out, as they have no label in %s: %s. %s",
                 len(self.left_out),
                 self.path,
-                _some(self.left_out),
+                some_of(map(repr, self.left_out)),
                 self.hint,
             )
-
-
-def _some(names: list[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(name) for name in names[:5]) + more
 
 
 def _ends_in(path: str, end: str) -> bool:

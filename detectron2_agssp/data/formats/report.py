@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from detectron2_agssp.utils.naming import some_of
+
 PROBLEMS = {
     "image_without_annotation": "images left out: no annotation of that name",
     "annotation_without_image": "annotations left out: no image of that name",
@@ -89,6 +91,5 @@ class Report:
         lines = []
         for kind, cases in self.problems.items():
             if cases:
-                more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-                lines.append(f"{len(cases)} {PROBLEMS[kind]}: {', '.join(cases[:3])}{more}")
+                lines.append(f"{len(cases)} {PROBLEMS[kind]}: {some_of(cases, 3)}")
         return lines

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detectron2_agssp.modeling.backbone.freezing import FrozenStages
 from detectron2_agssp.modeling.backbone.pyramid import check_channels
+from detectron2_agssp.utils.registry import get_preset
 
 FEATURES = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
@@ -195,10 +196,8 @@ def build_cspdarknet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CSPDarkne
     """
     check_channels(input_shape, "CSPDarknet")
     csp = cfg.AGSSP.CSPDARKNET
-    if csp.SIZE not in SIZES:
-        raise ValueError(f"AGSSP.CSPDARKNET.SIZE is {csp.SIZE!r}. Choices: {', '.join(SIZES)}.")
     return CSPDarknet(
-        size=SIZES[csp.SIZE],
+        size=get_preset(SIZES, csp.SIZE, key="AGSSP.CSPDARKNET.SIZE"),
         out_features=csp.OUT_FEATURES,
         norm=csp.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,

@@ -15,6 +15,7 @@ from torch import Tensor
 from detectron2_agssp.modeling.backbone.freezing import FrozenStages, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import build_pyramid, check_channels
 from detectron2_agssp.modeling.backbone.recomputing import recompute_in_backward
+from detectron2_agssp.utils.registry import get_preset
 
 FEATURES = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
@@ -136,9 +137,7 @@ def swin_size(cfg: CfgNode) -> SwinSize:
         ValueError: an unknown preset.
     """
     swin = cfg.AGSSP.SWIN
-    if swin.SIZE not in SIZES:
-        raise ValueError(f"AGSSP.SWIN.SIZE is {swin.SIZE!r}. Choices: {', '.join(SIZES)}.")
-    preset = SIZES[swin.SIZE]
+    preset = get_preset(SIZES, swin.SIZE, key="AGSSP.SWIN.SIZE")
     return SwinSize(
         swin.EMBED_DIM or preset.embed_dim,
         tuple(swin.DEPTHS) or preset.depths,

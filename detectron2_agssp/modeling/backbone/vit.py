@@ -12,6 +12,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2_agssp.modeling.backbone.freezing import NUM_STAGES, FrozenStages, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import ONE_STAGE, check_channels
 from detectron2_agssp.modeling.backbone.recomputing import recompute_in_backward
+from detectron2_agssp.utils.registry import get_preset
 
 # The name of the last block's output.
 FEATURE = "last_feat"
@@ -102,10 +103,8 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
     """
     check_channels(input_shape, "ViT")
     vit = cfg.AGSSP.VIT
-    if vit.SIZE not in SIZES:
-        raise ValueError(f"AGSSP.VIT.SIZE is {vit.SIZE!r}. Choices: {', '.join(SIZES)}.")
     return ViTBackbone(
-        size=SIZES[vit.SIZE],
+        size=get_preset(SIZES, vit.SIZE, key="AGSSP.VIT.SIZE"),
         patch_size=vit.PATCH_SIZE,
         window_size=vit.WINDOW_SIZE,
         drop_path_rate=vit.DROP_PATH_RATE,
