@@ -1,5 +1,6 @@
 """Pseudo-boxes: the external components of a thresholded anomaly map."""
 
+import cv2
 import numpy as np
 import torch
 from torchvision.ops import nms
@@ -70,6 +71,40 @@ def boxes_from_map(
     # The overlaps are float32: with the limit rounded alike, one that is equal to it stays.
     keep = nms(boxes, scores, float(np.float32(nms_iou)))
     return boxes[keep].numpy(), scores[keep].numpy()
+
+
+def component_masks(full: np.ndarray, threshold: float, boxes: np.ndarray) -> np.ndarray:
+    """The components that boxes were cut from, holes filled.
+
+    Args:
+        full: (H, W), the map at the size of its image (:func:`resize_map`).
+        threshold: in the map's units.
+        boxes: (K, 4), of :func:`boxes_from_map` with the same map and threshold.
+
+    Returns:
+        (K, H, W) bool; the extents of each mask are its box.
+    """
+    above = np.asarray(full, np.float32) > np.float32(threshold)
+    masks = np.zeros((len(boxes), *above.shape), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.astype(int).tolist(), strict=True):
+        inside = slice(y0, y1), slice(x0, x1)
+        mask[inside] = _spanning_component(above[inside])
+    return masks
+
+
+def _spanning_component(foreground: np.ndarray) -> np.ndarray:
+    """The filled component (h, w) bool that touches all four sides of (h, w) bool: two would have
+    to cross."""
+    # In a frame of background, only holes have no way to the corner.
+    ground = np.pad(~foreground, 1, constant_values=True).view(np.uint8)
+    _, regions = cv2.connectedComponents(ground, connectivity=4)
+    filled = regions[1:-1, 1:-1] != regions[0, 0]
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        filled.view(np.uint8), connectivity=8
+    )
+    sides = statistics[1:, [cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
+    (number,) = (sides == foreground.shape).all(axis=1).nonzero()[0]
+    return labels == number + 1
 
 
 def _to_float32(anomaly_map: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detectron2_agssp.boxes.components import boxes_from_map
+from detectron2_agssp.boxes.components import boxes_from_map, component_masks
 from detectron2_agssp.boxes.threshold import box_threshold
 
 
@@ -73,6 +73,19 @@ class BoxRule:
         """
         threshold = self.threshold_of(source)
         return boxes_from_map(anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou)
+
+    def masks(self, full: np.ndarray, boxes: np.ndarray, source: str = "") -> np.ndarray:
+        """The masks of boxes: of each, the component that it was cut from, holes filled.
+
+        Args:
+            full: (H, W), the map at the size of its image.
+            boxes: (K, 4), what the rule cut from it.
+            source: as where they were cut.
+
+        Returns:
+            (K, H, W) bool; the extents of each are its box, to the bit.
+        """
+        return component_masks(full, self.threshold_of(source), boxes)
 
     def threshold_of(self, source: str) -> float:
         """The threshold of a source's maps.

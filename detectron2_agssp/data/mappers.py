@@ -11,7 +11,7 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, build_augmentation
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 
 from detectron2_agssp.boxes.components import resize_map
@@ -116,13 +116,18 @@ class PseudoBoxMapper(_MapMapper):
     Boxes are cut from the map after augmentation, so crops and scales stay consistent with what
     the rule says of an image of that size. ``instances`` has ``gt_boxes`` (K, 4) XYXY, absolute
     pixels of the augmented image, ``gt_classes`` (K,), all 0, and ``gt_scores``
-    (K,); an image without boxes stays as a negative (K = 0).
+    (K,); an image without boxes stays as a negative (K = 0). For Mask R-CNN there is ``gt_masks``,
+    BitMasks (K, H, W) of the components that gave the boxes.
 
     Args:
         augmentations: as :class:`AnomalyMapMapper`'s.
         rules: one for all maps, or one per map folder (``map_root`` -> rule).
+        masks: whether to add ``gt_masks``.
         mosaic, mosaic_calls: see :class:`~detectron2_agssp.data.mosaic.Mosaic`. Boxes are cut from
             each window of a map, by the rule of its source.
+
+    Raises:
+        ValueError: mosaics with masks.
     """
 
     @configurable
@@ -131,13 +136,17 @@ class PseudoBoxMapper(_MapMapper):
         *,
         augmentations: list,
         rules: BoxRule | dict[str, BoxRule],
+        masks: bool = False,
         image_format: str = "BGR",
         reader: ImageReader | None = None,
         mosaic: float = 0.0,
         mosaic_calls: float = math.inf,
     ):
         super().__init__(augmentations=augmentations, image_format=image_format, reader=reader)
+        if masks and mosaic:
+            raise ValueError(f"Mosaics move boxes only: set mosaic to 0.0 (it is {mosaic}).")
         self.rules = rules
+        self.masks = masks
         self.mosaic = Mosaic(self._cut, probability=mosaic, num_calls=mosaic_calls)
 
     @classmethod
@@ -155,6 +164,7 @@ class PseudoBoxMapper(_MapMapper):
         return {
             "augmentations": augmentations,
             "rules": rules,
+            "masks": cfg.MODEL.MASK_ON,
             "image_format": cfg.INPUT.FORMAT,
             "reader": ImageReader(cfg),
             **mosaic_settings(cfg, is_train),
@@ -166,9 +176,8 @@ class PseudoBoxMapper(_MapMapper):
         inputs["image"], inputs["instances"] = self.mosaic(inputs["image"], of_image)
         return inputs
 
-    @staticmethod
     def _cut(
-        of_image: tuple[np.ndarray, BoxRule, str], y: int, x: int, height: int, width: int
+        self, of_image: tuple[np.ndarray, BoxRule, str], y: int, x: int, height: int, width: int
     ) -> Instances:
         anomaly_map, rule, source = of_image
         window = np.ascontiguousarray(anomaly_map[y : y + height, x : x + width])
@@ -177,6 +186,8 @@ class PseudoBoxMapper(_MapMapper):
         instances.gt_boxes = Boxes(torch.from_numpy(boxes))
         instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
         instances.gt_scores = torch.from_numpy(scores)
+        if self.masks:
+            instances.gt_masks = BitMasks(torch.from_numpy(rule.masks(window, boxes, source)))
         return instances
 
     def _rule(self, dataset_dict: dict) -> BoxRule:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pycocotools.mask
 
 from detectron2_agssp.io.images import MAX_PIXELS, UnreadableImageError, decode_image, read_encoded
 
@@ -51,6 +52,13 @@ def read_mask(
             "it 0 in the mask."
         )
     return values > threshold
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """(H, W) bool as COCO's segmentation, compressed run lengths: json-ready, and what
+    ``pycocotools.mask.decode`` reads."""
+    encoded = pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
 def _codes(values: np.ndarray, threshold: int, noise: int) -> list[str]:
