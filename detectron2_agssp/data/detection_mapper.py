@@ -1,6 +1,7 @@
 """Detectron2's mapper for labelled images, on images read as those of the maps are."""
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size
+from detectron2.data.detection_utils import annotations_to_instances, check_image_size
 
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.data.mosaic import Mosaic, cut_instances, mosaic_settings
 from detectron2_agssp.io.coco import check_same_categories, read_coco
 from detectron2_agssp.io.images import ImageReader
+
+logger = logging.getLogger(__name__)
 
 
 @MAPPER_REGISTRY.register()
@@ -56,7 +59,7 @@ class DetectionMapper(DatasetMapper):
                 "AGSSP.MAPPER to ''."
             )
         if is_train:
-            _compare_categories((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+            check_labels(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON)
         return {
             **super().from_config(cfg, is_train),
             "reader": ImageReader(cfg),
@@ -74,19 +77,44 @@ class DetectionMapper(DatasetMapper):
         if not self.is_train:
             inputs.pop("annotations", None)
         elif "annotations" in inputs:
-            self._transform_annotations(inputs, transforms, augmented.image.shape[:2])
+            size = augmented.image.shape[:2]
+            if any(not entry.get("iscrowd", 0) for entry in inputs["annotations"]):
+                self._transform_annotations(inputs, transforms, size)
+            else:
+                # Detectron2 asks for the masks of no defect where it crops images.
+                del inputs["annotations"]
+                inputs["instances"] = annotations_to_instances([], size)
             mosaic = self.mosaic(inputs["image"], inputs["instances"])
             inputs["image"], inputs["instances"] = mosaic
         return inputs
 
 
-def _compare_categories(names: Sequence[str]) -> None:
-    """Refuses COCO data sets of one config whose classes differ; see :func:`check_same_categories`.
-    A file that is not there is not compared: the set may not be used."""
+def check_labels(train: Sequence[str], test: Sequence[str], *, masks: bool = False) -> None:
+    """Looks through the COCO data sets of a config before training; those whose file is not there
+    may not be used. Counts boxes without area, which no detector can learn, in the log.
+
+    Args:
+        train, test: names.
+        masks: whether masks are learned.
+
+    Raises:
+        ValueError: sets whose classes differ, or boxes to train on without a mask.
+    """
     contents = {}
-    for name in names:
+    for name in (*train, *test):
         metadata = MetadataCatalog.get(name)
         path = metadata.get("json_file", None)
         if path and metadata.get("evaluator_type", None) == "coco" and Path(path).is_file():
             contents[name] = read_coco(path)
     check_same_categories(contents)
+    for name in contents.keys() & set(train):
+        annotations = contents[name]["annotations"]
+        flat = sum(min(entry["bbox"][2:]) <= 0 for entry in annotations if "bbox" in entry)
+        if flat:
+            logger.warning("%s: %d boxes have no area and are left out.", name, flat)
+        bare = sum(not entry.get("segmentation") for entry in annotations)
+        if masks and bare:
+            raise ValueError(
+                f"{name} has {bare} boxes without a segmentation, but MODEL.MASK_ON is True: name "
+                "a data set with masks, or set it to False."
+            )

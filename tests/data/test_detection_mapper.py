@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
 from detectron2.data import detection_utils as stock
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BoxMode
@@ -18,8 +23,15 @@ from detectron2_agssp.data import (
     register_unlabeled,
 )
 from detectron2_agssp.data.unlabeled import load_unlabeled
-from detectron2_agssp.io.coco import coco_categories, register_coco, write_coco
+from detectron2_agssp.io.coco import (
+    coco_annotation,
+    coco_categories,
+    coco_image,
+    register_coco,
+    write_coco,
+)
 from detectron2_agssp.io.images import ImageReader, ImageScaleError, read_image
+from detectron2_agssp.io.masks import encode_mask
 from tests.conftest import make_surface
 
 HEIGHT, WIDTH = 40, 60
@@ -132,3 +144,90 @@ def test_proposals_are_refused(cfg):
     cfg.MODEL.LOAD_PROPOSALS = True
     with pytest.raises(ValueError, match=r"MODEL\.LOAD_PROPOSALS to False"):
         build_mapper(cfg)
+
+
+RECTANGLE = [[4, 8, 24, 8, 24, 24, 4, 24]]
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_masks_go_through_reader_and_augmentation(cfg, tmp_path, encoded):
+    """As polygons, or as the run lengths that prepare_magnetic_tile.py writes."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[8:24, 4:24] = True
+    cv2.imwrite(str(tmp_path / "a.png"), mask.astype(np.uint16) * 60000 + 100)
+    entry = labelled(tmp_path / "a.png")
+    for annotation in entry["annotations"]:
+        annotation["segmentation"] = encode_mask(mask) if encoded else RECTANGLE
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
+    cfg.INPUT.MIN_SIZE_TRAIN = (2 * HEIGHT,)
+    # Cropping polygons takes another package.
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = encoded, [0.8, 0.8]
+    mapper = DetectionMapper(cfg)
+    seed_all_rng(1)
+    for _ in range(5):
+        sample = mapper(entry)
+        (found,), (box,) = sample["instances"].gt_masks, sample["instances"].gt_boxes
+        bright = sample["image"][0] > 128
+        # Pixels are interpolated, masks not.
+        assert (found ^ bright).sum() < 0.1 * bright.sum()
+        rows, columns = (axis.nonzero() for axis in (found.any(1), found.any(0)))
+        assert box.tolist() == [
+            *(columns.min().item(), rows.min().item()),
+            *(columns.max().item() + 1, rows.max().item() + 1),
+        ]
+
+
+@pytest.mark.parametrize("annotations", [[], [1]])
+def test_cropped_images_without_defects_where_masks_are_learned(cfg, tmp_path, annotations):
+    """Detectron2's own mapper cannot; a crowd is none to learn."""
+    Image.fromarray(make_surface(HEIGHT, WIDTH)).save(tmp_path / "a.png")
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT, cfg.INPUT.CROP.ENABLED = True, "bitmask", True
+    entry = labelled(tmp_path / "a.png")
+    entry["annotations"] = [entry["annotations"][which] for which in annotations]
+    instances = DetectionMapper(cfg)(entry)["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+
+
+@pytest.fixture
+def three_boxes(tmp_path, empty_catalogs):
+    """A registered image of a good box with a mask, one of no height, and one of no width."""
+    Image.fromarray(make_surface(HEIGHT, WIDTH)).save(tmp_path / "a.png")
+    boxes = [[4, 8, 20, 16], [4, 8, 20, 0], [9, 8, 0, 9]]
+    annotations = [
+        coco_annotation(number, 1, 1, box, segmentation=RECTANGLE)
+        for number, box in enumerate(boxes, start=1)
+    ]
+    content = {
+        "images": [coco_image(1, "a.png", height=HEIGHT, width=WIDTH)],
+        "annotations": annotations,
+        "categories": coco_categories(["dent"]),
+    }
+    write_coco(tmp_path / "mine.json", content)
+    register_coco("mine", tmp_path / "mine.json", tmp_path)
+    return content
+
+
+def test_boxes_without_area_are_dropped_and_counted(cfg, three_boxes, caplog):
+    cfg.DATASETS.TRAIN, cfg.INPUT.RANDOM_FLIP = ("mine",), "none"
+    mapper = build_mapper(cfg)
+    assert "mine: 2 boxes have no area and are left out." in caplog.text
+    (entry,) = DatasetCatalog.get("mine")
+    assert mapper(entry)["instances"].gt_boxes.tensor.tolist() == [[4, 8, 24, 24]]
+    caplog.clear()
+    build_mapper(cfg, is_train=False)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("mine",)
+    build_mapper(cfg)
+    assert "area" not in caplog.text
+
+
+def test_labels_without_masks_are_refused_where_masks_are_learned(cfg, three_boxes, tmp_path):
+    cfg.DATASETS.TRAIN, cfg.MODEL.MASK_ON = ("mine",), True
+    build_mapper(cfg)
+    for annotation in three_boxes["annotations"][1:]:
+        del annotation["segmentation"]
+    write_coco(tmp_path / "mine.json", three_boxes)
+    with pytest.raises(ValueError, match=r"mine has 2 boxes without a seg.* set it to False"):
+        build_mapper(cfg)
+    cfg.MODEL.MASK_ON = False
+    build_mapper(cfg)
