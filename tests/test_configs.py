@@ -100,8 +100,14 @@ def test_stage(path):
     suffix = {"agbp": "agssp_neu_det", "agdp": "agssp_neu_det_boxes"}.get(stage, "10pct_draw0")
     if path in FROM_IMAGENET:
         suffix = "agssp_neu_det_energy_boxes"
+    dataset, num_classes = "neu_det", 6
+    if cfg.MODEL.MASK_ON:
+        # The one with masks.
+        dataset, num_classes = "magnetic_tile", 5
+        suffix = suffix.replace("neu_det", dataset)
+        assert cfg.INPUT.MASK_FORMAT == "bitmask"
     assert cfg.DATASETS.TRAIN
-    assert all(name.endswith(suffix) for name in cfg.DATASETS.TRAIN)
+    assert all(name.endswith(suffix) and dataset in name for name in cfg.DATASETS.TRAIN)
     assert (cfg.MODEL.META_ARCHITECTURE == "AnomalyDistiller") == (stage == "agbp")
     if stage == "agbp":
         assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
@@ -109,7 +115,7 @@ def test_stage(path):
         heads = {"RetinaNet": cfg.MODEL.RETINANET, "FCOS": cfg.AGSSP.FCOS}
         heads["YOLO"] = cfg.AGSSP.YOLO
         head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
-        assert {"agdp": 1, "finetune": 6}[stage] == head.NUM_CLASSES
+        assert {"agdp": 1, "finetune": num_classes}[stage] == head.NUM_CLASSES
     if stage == "agdp":
         assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         starts = [

@@ -136,13 +136,20 @@ def run_stock(commands: list, folder: Path, datasets: Path) -> subprocess.Comple
     return done
 
 
-def run_stock_stages(configs: dict[str, str], settings: dict, folder: Path) -> None:
+def run_stock_stages(
+    configs: dict[str, str], settings: dict, folder: Path, of_stage: dict[str, dict] | None = None
+) -> None:
     """Trains yaml configs (stage -> path below ``configs``), each from the one before, in
-    ``folder / stage``; ``settings`` win over ``YAML_SETTINGS``."""
+    ``folder / stage``; ``settings``, and those ``of_stage``, win over ``YAML_SETTINGS``."""
     datasets = write_datasets(folder / "datasets")
     commands, start = [], ""
     for stage, config in configs.items():
-        keys = {**YAML_SETTINGS, **settings, **YAML_OF_STAGE[stage]}
+        keys = {
+            **YAML_SETTINGS,
+            **settings,
+            **YAML_OF_STAGE[stage],
+            **(of_stage or {}).get(stage, {}),
+        }
         keys |= {"OUTPUT_DIR": folder / stage, "MODEL.WEIGHTS": start}
         words = [str(word) for pair in keys.items() for word in pair]
         command = [str(stock_script("train_net.py")), "--config-file", str(CONFIGS / config)]

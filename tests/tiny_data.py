@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from detectron2_agssp.data.builtin import CLASSES
+from detectron2_agssp.io.masks import encode_mask
 from detectron2_agssp.maps.store import MapStore
 
 HEIGHT, WIDTH = 48, 64
@@ -15,7 +16,7 @@ MAPS = "tiny"
 
 def write_datasets(root: Path, num_images: int = 4) -> Path:
     """``neu_det_train``, ``neu_det_test`` and the maps ``agssp_tiny``, all of the same images: a
-    bright defect of 16 x 20 pixels on a dark noisy surface."""
+    bright defect of 16 x 20 pixels, with its mask, on a dark noisy surface."""
     rng = np.random.default_rng(0)
     image_root = root / "neu_det" / "images"
     image_root.mkdir(parents=True)
@@ -36,6 +37,9 @@ def write_datasets(root: Path, num_images: int = 4) -> Path:
         images.append({"id": index + 1, "file_name": name, **size})
         category = 1 + index % len(CLASSES["neu_det"])
         box = {"bbox": [x, y, 20, 16], "area": 320, "iscrowd": 0, "category_id": category}
+        mask = np.zeros((HEIGHT, WIDTH), bool)
+        mask[y : y + 16, x : x + 20] = True
+        box["segmentation"] = encode_mask(mask)
         annotations.append({"id": index + 1, "image_id": index + 1, **box})
     (store.root / "scorer.json").write_text(json.dumps({"image_root": str(image_root)}))
     categories = [{"id": id_, "name": name} for id_, name in enumerate(CLASSES["neu_det"], start=1)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import Backbone, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
 import detectron2_agssp  # noqa: F401  (adds the AGSSP node)
@@ -97,8 +97,11 @@ def map_inputs(*sizes: tuple[int, int], seed: int = 0) -> list[dict]:
     ]
 
 
-def detection_inputs(*sizes: tuple[int, int], num_boxes: int = 2) -> list[dict]:
-    """Inputs of a detector of the given (height, width), every box of class 0."""
+def detection_inputs(
+    *sizes: tuple[int, int], num_boxes: int = 2, masks: bool = False
+) -> list[dict]:
+    """Inputs of a detector of the given (height, width), every box of class 0; with ``masks``, the
+    boxes without their last rows."""
     inputs = []
     for sample in map_inputs(*sizes):
         height, width = sample["image"].shape[-2:]
@@ -106,6 +109,11 @@ def detection_inputs(*sizes: tuple[int, int], num_boxes: int = 2) -> list[dict]:
         box = torch.tensor([4.0, 4.0, width / 2, height / 2])
         instances.gt_boxes = Boxes(box + torch.arange(num_boxes)[:, None])
         instances.gt_classes = torch.zeros(num_boxes, dtype=torch.int64)
+        if masks:
+            filled = torch.zeros(num_boxes, height, width, dtype=torch.bool)
+            for mask, (x0, y0, x1, y1) in zip(filled, instances.gt_boxes.tensor.int(), strict=True):
+                mask[y0 : y1 - 4, x0:x1] = True
+            instances.gt_masks = BitMasks(filled)
         inputs.append(
             {"image": sample["image"], "instances": instances, "height": height, "width": width}
         )

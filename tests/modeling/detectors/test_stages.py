@@ -25,6 +25,7 @@ YOLO_PREDICTORS = [f"head.cls_score.{level}" for level in range(3)]
 SETTINGS = {
     "fcos_R50_fpn": {**SMALL_R50, "AGSSP.FCOS.NORM": "", "AGSSP.FCOS.NUM_CONVS": 1},
     "cascade_rcnn_R50_fpn": SMALL_R50,
+    "mask_rcnn_R50_fpn": {**SMALL_R50, "MODEL.ROI_MASK_HEAD.NUM_CONV": 1},
     "yolo_R50": SMALL_YOLO,
     "yolo_swin_b": SMALL_YOLO,
     "yolo_cspdarknet_s": SMALL_YOLO,
@@ -33,6 +34,11 @@ SETTINGS = {
 CLASS_PREDICTORS = {
     "fcos_R50_fpn": ["head.cls_score"],
     "cascade_rcnn_R50_fpn": [f"roi_heads.box_predictor.{stage}.cls_score" for stage in range(3)],
+    "mask_rcnn_R50_fpn": [
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+        "roi_heads.mask_head.predictor",
+    ],
     "yolo_R50": YOLO_PREDICTORS,
     "yolo_swin_b": YOLO_PREDICTORS,
     "yolo_cspdarknet_s": YOLO_PREDICTORS,
@@ -45,10 +51,11 @@ STAGES = [(stage, name) for stage in ("agdp", "finetune") for name in SETTINGS]
 def test_a_training_step(stage, name):
     """On images of different sizes, one of them without boxes."""
     model = make_model(f"{stage}/{name}.yaml", SETTINGS[name]).train()
-    inputs = detection_inputs((64, 90), (50, 64))
+    inputs = detection_inputs((64, 90), (50, 64), masks="mask" in name)
     inputs[1]["instances"] = inputs[1]["instances"][:0]
     with EventStorage():
         losses = model(inputs)
+    assert ("loss_mask" in losses) == ("mask" in name)
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     reached = {path for path, p in model.named_parameters() if p.grad is not None}
@@ -56,6 +63,18 @@ def test_a_training_step(stage, name):
     with torch.no_grad():
         outputs = model.eval()(inputs)
     assert [output["instances"].image_size for output in outputs] == [(64, 90), (50, 64)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_images_without_boxes_alone(name):
+    """Teach what is background, with finite losses and gradients everywhere."""
+    model = make_model(f"agdp/{name}.yaml", SETTINGS[name]).train()
+    with EventStorage():
+        losses = model(detection_inputs((64, 90), (50, 64), num_boxes=0, masks="mask" in name))
+    sum(losses.values()).backward()
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all(), path
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -75,7 +94,8 @@ def test_agdp_weights_take_another_number_of_classes(name, tmp_path, caplog):
     said = [record.getMessage() for record in caplog.records if "afresh" in record.getMessage()]
     layers = ", ".join(CLASS_PREDICTORS[name])
     assert len(said) == 1
-    assert said[0].endswith(f"as expected with 6 classes instead of 1: {layers}.")
+    classes = 5 if "mask" in name else 6
+    assert said[0].endswith(f"as expected with {classes} classes instead of 1: {layers}.")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
