@@ -249,6 +249,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Of a side's distribution: a box reaches NUM_BINS - 1 strides from its point.
     yolo.NUM_BINS = 16
     yolo.HEAD_CHANNELS = 0  # 0: as many as the finest level has
+    yolo.BOX_CHANNELS = 0  # of the box branch; 0: as HEAD_CHANNELS; 64 in mmyolo's detectors
     yolo.NORM = "BN"  # of the head; "SyncBN" across processes, "FrozenBN"
     # Score of every class before training, in (0, 1).
     yolo.PRIOR_PROB = 0.01

@@ -1,6 +1,6 @@
-"""Weights of OpenMMLab backbones (mmdet, mmpretrain, mmcls) under Detectron2's names.
+"""Weights of OpenMMLab backbones (mmdet, mmpretrain, mmcls, mmyolo) under Detectron2's names.
 
-Two layouts are read, and told apart by their names:
+Three layouts are read, and told apart by their names:
 
 ``swin``
     ``SwinTransformer`` (also as SimMIM leaves it) of mmdet, mmpretrain and mmcls, for
@@ -10,6 +10,9 @@ Two layouts are read, and told apart by their names:
 ``resnet``
     ``ResNet`` of mmdet and mmpretrain with the plain 7x7 stem, basic or bottleneck blocks, for
     ``detectron2.modeling.backbone.resnet.ResNet``. Frozen and trainable batch norm share names.
+``cspdarknet``
+    ``YOLOv8CSPDarknet`` of mmyolo, for :class:`~detectron2_agssp.modeling.CSPDarknet`. Those of
+    YOLOv5 and YOLOX are made of other blocks and are refused.
 
 What the weights alone cannot carry over has to be set in the Detectron2 configuration:
 
@@ -31,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detectron2_agssp.io.weight_files import state_dict_of
 from detectron2_agssp.utils.naming import some_of
 
 # What stands beside the backbone in a file whose names have no `backbone.` prefix.
@@ -67,6 +71,35 @@ SWIN_NAMES = (
 )
 
 _BATCH_NORM = r"(weight|bias|running_mean|running_var)"
+
+
+def conv_names(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Of a convolution with batch norm; patterns as in the other tables."""
+    last = re.compile(theirs).groups + 1
+    return [
+        (rf"{theirs}\.conv\.weight", rf"{ours}.conv.weight"),
+        (rf"{theirs}\.bn\.{_BATCH_NORM}", rf"{ours}.norm.\{last}"),
+    ]
+
+
+def csp_layer_names(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Of a split-and-concatenate block (mmyolo's ``CSPLayerWithTwoConv``)."""
+    steps = rf"{ours}.steps.\{re.compile(theirs).groups + 1}"
+    return [
+        *conv_names(rf"{theirs}\.main_conv", f"{ours}.split"),
+        *conv_names(rf"{theirs}\.blocks\.(\d+)\.conv1", f"{steps}.first"),
+        *conv_names(rf"{theirs}\.blocks\.(\d+)\.conv2", f"{steps}.second"),
+        *conv_names(rf"{theirs}\.final_conv", f"{ours}.fuse"),
+    ]
+
+
+CSPDARKNET_NAMES = conv_names("stem", "stem")
+for _stage in (1, 2, 3, 4):
+    CSPDARKNET_NAMES += conv_names(rf"stage{_stage}\.0", f"res{_stage + 1}.0")
+    CSPDARKNET_NAMES += csp_layer_names(rf"stage{_stage}\.1", f"res{_stage + 1}.1")
+CSPDARKNET_NAMES += conv_names(r"stage4\.2\.conv1", "res5.2.reduce")
+CSPDARKNET_NAMES += conv_names(r"stage4\.2\.conv2", "res5.2.fuse")
+
 RESNET_NAMES = [
     (r"conv1\.weight", "stem.conv1.weight"),
     (rf"bn1\.{_BATCH_NORM}", r"stem.conv1.norm.\1"),
@@ -80,40 +113,53 @@ for _stage in (1, 2, 3, 4):
         (rf"{_block}\.downsample\.1\.{_BATCH_NORM}", rf"{_d2_block}.shortcut.norm.\2"),
     ]
 
+# What a backbone of each layout has, by Detectron2's names.
+_RESNET_PARTS = ("stem", "res2", "res3", "res4", "res5")
+PARTS = {
+    "swin": ("patch_embed", *(f"{part}{i}" for part in ("layers.", "norm") for i in range(4))),
+    "resnet": _RESNET_PARTS,
+    "cspdarknet": _RESNET_PARTS,
+}
+
 
 @dataclass(frozen=True)
 class Conversion:
     """A converted backbone.
 
     Attributes:
-        backbone: the layout found, ``"swin"`` or ``"resnet"``.
-        weights: Detectron2's bare backbone name -> tensor. Tensors that need no reordering share
-            memory with the input.
+        backbone: the layout found, a name of ``PARTS``.
+        weights: Detectron2's bare backbone name -> tensor, float32. Tensors that need no change
+            share memory with the input.
         left_out: the input's names that were left out on purpose: what is not the backbone, and
             bookkeeping buffers.
+        missing: parts of such a backbone that the input has nothing of; they stay as they are
+            initialised.
     """
 
     backbone: str
     weights: dict[str, Tensor]
     left_out: list[str]
+    missing: list[str]
 
 
 def convert_openmmlab(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """Rename and reorder an OpenMMLab backbone for Detectron2.
 
     Args:
-        state_dict: name -> tensor, or a checkpoint that holds this under ``"state_dict"``. (With
-            an EMA hook, mmengine stores the averaged weights there.) Names may carry
+        state_dict: name -> tensor, or a checkpoint that holds this, as
+            :func:`~detectron2_agssp.io.weight_files.state_dict_of` finds it. (With an EMA hook,
+            mmengine stores the averaged weights under ``"state_dict"``.) Names may carry
             ``backbone.`` or ``module.backbone.``; then everything else is left out. Without it,
-            necks, heads and the data preprocessor are.
+            necks, heads and the data preprocessor are. Half precision becomes float32.
 
     Returns:
-        What ``backbone.state_dict()`` of Detectron2's own Swin or ResNet holds, ready for a strict
-        load. A Swin has only the output norms of the input: a classifier usually has ``norm3``
-        alone, so ``norm0`` to ``norm2`` of a detector keep their initial values.
+        What ``backbone.state_dict()`` of Detectron2's own Swin or ResNet, or of this package's
+        CSPDarknet, holds, ready for a strict load. A Swin has only the output norms of the input: a
+        classifier usually has ``norm3`` alone, so ``norm0`` to ``norm2`` of a detector keep their
+        initial values.
 
     Raises:
-        ValueError: neither layout is recognised, the backbone has names that the layout does not
+        ValueError: no layout is recognised, the backbone has names that the layout does not
             know (for example a deep stem, SwinV2, deformable convolutions), or a Swin tensor
             cannot mean the same in Detectron2. The message names the keys.
     """
@@ -122,39 +168,61 @@ def convert_openmmlab(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def convert_checkpoint(checkpoint: Mapping[str, Any]) -> Conversion:
     """`convert_openmmlab` (same argument and errors), with what was found and what was left out."""
-    tensors, left_out = _split_off_backbone(unwrap(checkpoint))
+    tensors, left_out = _split_off_backbone(tensors_of(checkpoint))
+    layout = _layout_of(tensors, left_out)
+    if layout == "swin":
+        weights = _convert_swin(tensors)
+    else:
+        weights = rename(tensors, RESNET_NAMES if layout == "resnet" else CSPDARKNET_NAMES)
+    return Conversion(layout, weights, left_out, missing_parts(weights, PARTS[layout]))
+
+
+def _layout_of(tensors: Mapping[str, Tensor], left_out: Sequence[str]) -> str:
+    if any(".short_conv." in name for name in tensors):
+        raise ValueError(
+            "This CSPDarknet has a second branch in its blocks (short_conv), as YOLOv5's and "
+            "YOLOX's have: only YOLOv8's has a counterpart here. Pretrain CSPDarknet by AGBP, or "
+            "take a ResNet or Swin."
+        )
     if {"patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"} <= set(tensors):
-        return Conversion("swin", _convert_swin(tensors), left_out)
+        return "swin"
     if "layer1.0.conv1.weight" in tensors:
-        return Conversion("resnet", rename(tensors, RESNET_NAMES), left_out)
+        return "resnet"
+    if "stage1.1.main_conv.conv.weight" in tensors:
+        return "cspdarknet"
     raise ValueError(
-        "This is neither an OpenMMLab Swin (patch_embed.projection, stages.0.blocks.0.attn.w_msa) "
-        f"nor an OpenMMLab ResNet (layer1.0.conv1). Keys: {some_of([*tensors, *left_out], 10)}"
+        "This is no OpenMMLab Swin (patch_embed.projection, stages.0.blocks.0.attn.w_msa), ResNet "
+        "(layer1.0.conv1) or CSPDarknet (stage1.1.main_conv). Keys: "
+        f"{some_of([*tensors, *left_out], 10)}"
     )
 
 
-def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The state dict of a checkpoint, or what is one already."""
-    while isinstance(checkpoint, Mapping) and "state_dict" in checkpoint:
-        checkpoint = checkpoint["state_dict"]
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"Expected a state dict, got {type(checkpoint).__name__}")
-    return checkpoint
+def missing_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> list[str]:
+    """Which of the modules ``parts`` have no tensor."""
+    return [part for part in parts if not any(name.startswith(f"{part}.") for name in weights)]
+
+
+def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Bare name -> float32 tensor of a checkpoint, or of what is a state dict already."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in state_dict_of(checkpoint, "The checkpoint").items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def _split_off_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Returns the backbone under bare names, and the full names of everything else."""
-    has_prefix = any(re.match(r"(module\.)?backbone\.", key) for key in state_dict)
+    has_prefix = any(name.startswith("backbone.") for name in state_dict)
     tensors, left_out = {}, []
-    for key, tensor in state_dict.items():
-        name = key.removeprefix("module.")
+    for name, tensor in state_dict.items():
         if has_prefix:
             outside = not name.startswith("backbone.")
         else:
             outside = name.startswith(NON_BACKBONE_PREFIXES)
         # SimMIM's token is of its pretext task.
         if outside or name.endswith((*BOOKKEEPING_SUFFIXES, "mask_token")):
-            left_out.append(key)
+            left_out.append(name)
         else:
             tensors[name.removeprefix("backbone.")] = tensor
     return tensors, left_out

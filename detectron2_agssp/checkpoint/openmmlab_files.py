@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,14 +12,19 @@ from detectron2_agssp.checkpoint.openmmlab import (
     Conversion,
     convert_checkpoint,
 )
-from detectron2_agssp.checkpoint.openmmlab_detector import convert_faster_rcnn, is_faster_rcnn
+from detectron2_agssp.checkpoint.openmmlab_detector import (
+    YOLO,
+    convert_detector,
+    detector_of,
+    settings_of,
+)
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY
 from detectron2_agssp.io.files import atomic_write
-from detectron2_agssp.io.weight_files import read_weight_file
+from detectron2_agssp.io.weight_files import WEIGHT_KEYS, read_weight_file
 
-# OpenMMLab's ImageNet statistics, RGB on the 0-255 scale.
-RGB_MEAN = [123.675, 116.28, 103.53]
-RGB_STD = [58.395, 57.12, 57.375]
+# Mean and deviation of RGB pixels in [0, 255] by OpenMMLab's own configs.
+IMAGENET_PIXELS = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+YOLO_PIXELS = [0.0, 0.0, 0.0], [255.0, 255.0, 255.0]
 
 
 def convert_file(
@@ -29,15 +35,15 @@ def convert_file(
     pixel_std: Sequence[float] | None = None,
     channel_order: str = "RGB",
 ) -> Conversion:
-    """Writes an OpenMMLab checkpoint under Detectron2's names: all of a Faster R-CNN, else the
-    backbone.
+    """Writes an OpenMMLab checkpoint under Detectron2's names: all of a Faster R-CNN or YOLO, else
+    the backbone.
 
     Args:
-        source: checkpoint of mmdet, mmpretrain or mmcls.
+        source: checkpoint of mmdet, mmpretrain, mmcls or mmyolo.
         target: file to write; Detectron2 finds a backbone inside any detector.
         pixel_mean, pixel_std: three numbers each, in [0, 255], in ``channel_order``; by default
-            those of ImageNet in RGB, and none for BGR, whose models have statistics of their own
-            (Caffe's divide by 1).
+            those of ImageNet in RGB (of a YOLO, pixels in [0, 1]), and none for BGR, whose models
+            have statistics of their own (Caffe's divide by 1).
         channel_order: "RGB" or "BGR".
 
     Raises:
@@ -49,19 +55,27 @@ def convert_file(
         raise ValueError("--format BGR needs --pixel-mean and --pixel-std, in BGR order.")
     content = read_weight_file(source)
     try:
-        whole = is_faster_rcnn(content)
-        conversion = convert_faster_rcnn(content) if whole else convert_checkpoint(content)
+        detector = detector_of(content)
+        conversion = convert_detector(content) if detector else convert_checkpoint(content)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    beside = [
+        key
+        for key, value in content.items()
+        if not isinstance(value, torch.Tensor) and key not in WEIGHT_KEYS
+    ]
+    conversion = replace(conversion, left_out=[*conversion.left_out, *beside])
+    mean, std = YOLO_PIXELS if detector == YOLO else IMAGENET_PIXELS
     checkpoint = {
         "model": conversion.weights,
-        "matching_heuristics": not whole,
+        "matching_heuristics": not detector,
         "__author__": AUTHOR,
         KEY: {
-            "pixel_mean": pixel_mean or RGB_MEAN,
-            "pixel_std": pixel_std or RGB_STD,
+            "pixel_mean": pixel_mean or mean,
+            "pixel_std": pixel_std or std,
             "format": channel_order,
             "backbone": conversion.backbone,
+            "settings": settings_of(detector, conversion.weights),
         },
     }
     with atomic_write(target, "wb") as file:
@@ -72,9 +86,12 @@ def convert_file(
 def left_out_by_kind(conversion: Conversion) -> str:
     """What was not converted, such as "1 head, 12 attn_mask": its module, or the kind of buffer."""
 
-    def kind(key: str) -> str:
-        parts = key.removeprefix("module.").split(".")
-        return parts[-1] if key.endswith(BOOKKEEPING_SUFFIXES) else parts[0]
+    def kind(name: str) -> str:
+        parts = name.split(".")
+        if name.startswith("ema_"):
+            # mmdet 2 keeps the raw weights under joined names, beside the averaged.
+            return "ema"
+        return parts[-1] if name.endswith(BOOKKEEPING_SUFFIXES) else parts[0]
 
     counts = Counter(map(kind, conversion.left_out))
     return ", ".join(f"{count} {name}" for name, count in counts.items())

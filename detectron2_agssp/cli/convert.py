@@ -1,14 +1,14 @@
-"""Converts an OpenMMLab backbone or Faster R-CNN into a file for Detectron2's MODEL.WEIGHTS."""
+"""Converts an OpenMMLab backbone, Faster R-CNN or YOLO into a file for MODEL.WEIGHTS."""
 
 import argparse
 
-HELP = "an OpenMMLab backbone or Faster R-CNN under Detectron2's names"
+HELP = "an OpenMMLab backbone or detector under Detectron2's names"
 EXAMPLE = "agssp convert swin_tiny.pth swin_tiny_d2.pth"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", metavar="OPENMMLAB.pth", help="checkpoint of mmdet, mmpretrain or mmcls"
+        "input", metavar="OPENMMLAB.pth", help="checkpoint of mmdet, mmpretrain, mmcls or mmyolo"
     )
     parser.add_argument("output", metavar="OUT.pth", help="file to write")
     parser.add_argument(
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=3,
         metavar="M",
-        help="0-255, in the order of --format (default: OpenMMLab's for ImageNet)",
+        help="0-255, in the order of --format (default: OpenMMLab's)",
     )
     parser.add_argument(
         "--pixel-std", type=float, nargs=3, metavar="S", help="as --pixel-mean, of the deviations"
@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from detectron2_agssp.checkpoint.openmmlab_files import convert_file, left_out_by_kind
+    from detectron2_agssp.utils.naming import some_of
 
     conversion = convert_file(
         args.input,
@@ -38,5 +39,6 @@ def run(args: argparse.Namespace) -> None:
     )
     print(
         f"{args.output}: {len(conversion.weights)} tensors ({conversion.backbone})\n"
-        f"Left out: {left_out_by_kind(conversion) or 'nothing'}"
+        f"Left out: {left_out_by_kind(conversion) or 'nothing'}\n"
+        f"Missing: {some_of(conversion.missing, 12)}"
     )

@@ -35,6 +35,7 @@ _ARRAY_PARTS = {
 # Where a training script or a library keeps the weights, in the order in which timm looks.
 _AVERAGED = ("state_dict_ema", "model_ema")
 _RAW = ("state_dict", "model", "model_state", "teacher")
+WEIGHT_KEYS = (*_AVERAGED, *_RAW)
 # Added by torch.compile and DistributedDataParallel, in either order.
 _WRAPPERS = re.compile(r"((_orig_mod|module)\.)+")
 
@@ -100,7 +101,7 @@ def state_dict_of(content: Any, source: str | Path) -> dict[str, Tensor]:
     """
     where = []
     while isinstance(content, Mapping):
-        key = next((key for key in (*_AVERAGED, *_RAW) if _holds_weights(content, key)), None)
+        key = next((key for key in WEIGHT_KEYS if _holds_weights(content, key)), None)
         if key is None:
             break
         raw = [other for other in _RAW if key in _AVERAGED and _holds_weights(content, other)]

@@ -184,6 +184,8 @@ def test_patch_merging_computes_what_unfold_merging_computes():
         lambda state: prefixed("module.backbone.", state),
         lambda state: {"meta": {"epoch": 3}, "state_dict": state},
         lambda state: {"state_dict": {"state_dict": prefixed("backbone.", state)}},
+        # mmengine puts the averaged weights into "state_dict", and the raw ones beside them.
+        lambda state: {"state_dict": state, "ema_state_dict": dict.fromkeys(state, ZERO)},
     ],
 )
 def test_prefixes_and_nesting_make_no_difference(wrap):
@@ -217,7 +219,7 @@ def test_single_norm_of_early_mmcls_is_the_last_output_norm():
 @pytest.mark.parametrize(
     ("state", "named"),
     [
-        (ZERO, "got Tensor"),
+        (ZERO, "got one Tensor"),
         ({}, "none"),
         ({"stages.0.0.depthwise_conv.weight": ZERO}, "stages.0.0.depthwise_conv.weight"),
         ({"teacher.backbone.conv1.weight": ZERO}, "teacher.backbone.conv1.weight"),
@@ -259,10 +261,11 @@ def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):
     state = prefixed("backbone.", mm_swin())
     source, target = tmp_path / "mm.pth", tmp_path / "d2.pth"
     left_out = {"head.fc.weight": ZERO, "backbone.stages.0.blocks.1.attn.attn_mask": ZERO}
-    torch.save({"state_dict": state | left_out}, source)
+    torch.save({"state_dict": state | left_out, "optimizer": {"state": {}}}, source)
     convert([str(source), str(target)])
     printed = capsys.readouterr().out
-    assert f"{len(state)} tensors (swin)\nLeft out: 1 head, 1 attn_mask" in printed
+    assert f"{len(state)} tensors (swin)\nLeft out: 1 head, 1 attn_mask, 1 optimizer\n" in printed
+    assert "Missing: layers.2, layers.3, norm2, norm3" in printed
 
     written = torch.load(target, weights_only=True)
     expected = convert_openmmlab(state)
@@ -275,6 +278,7 @@ def test_cli_writes_a_file_that_detectron2_loads(convert, tmp_path, capsys):
             "pixel_std": [58.395, 57.12, 57.375],
             "format": "RGB",
             "backbone": "swin",
+            "settings": {},
         },
     }
 

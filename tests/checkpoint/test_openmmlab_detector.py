@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 
-from detectron2_agssp.checkpoint.openmmlab_detector import convert_faster_rcnn
+from detectron2_agssp.checkpoint.openmmlab_detector import convert_detector
 from detectron2_agssp.checkpoint.openmmlab_files import convert_file
 from tests.tiny_models import R18, make_model, randomize
 
@@ -106,7 +106,7 @@ def test_computes_the_same(tmp_path, prefix):
 
 def test_nothing_is_left_out_but_bookkeeping():
     _, state = mm_state()
-    conversion = convert_faster_rcnn(state)
+    conversion = convert_detector(state)
     assert all(name.endswith("num_batches_tracked") for name in conversion.left_out)
     assert len(conversion.weights) == len(state) - len(conversion.left_out)
 
@@ -115,9 +115,9 @@ def test_what_has_no_counterpart_is_named():
     _, state = mm_state()
     state["roi_head.mask_head.conv_logits.weight"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"No counterpart.*roi_head\.mask_head\.conv_logits"):
-        convert_faster_rcnn(state)
+        convert_detector(state)
 
 
 def test_another_file():
-    with pytest.raises(ValueError, match=r"no OpenMMLab Faster R-CNN.*Keys: head\.weight"):
-        convert_faster_rcnn({"head.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"no OpenMMLab Faster R-CNN.*YOLOv8.*: head\.weight"):
+        convert_detector({"head.weight": torch.zeros(1)})

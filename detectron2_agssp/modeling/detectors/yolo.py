@@ -99,6 +99,7 @@ class YOLO(DenseDetector):
             num_classes=settings.NUM_CLASSES,
             num_bins=settings.NUM_BINS,
             channels=settings.HEAD_CHANNELS,
+            box_channels=settings.BOX_CHANNELS,
             norm=settings.NORM,
             prior_prob=settings.PRIOR_PROB,
         )

@@ -21,6 +21,7 @@ class YOLOHead(nn.Module):
         num_classes: C.
         num_bins: B; a side is at most B - 1 strides away from its point.
         channels: of the convolutions; 0: as many as the finest level has.
+        box_channels: of those of the box branch; 0: the same.
         norm: "BN", "SyncBN" or "FrozenBN".
         prior_prob: score of every class before training, in (0, 1).
 
@@ -35,6 +36,7 @@ class YOLOHead(nn.Module):
         num_classes: int,
         num_bins: int = 16,
         channels: int = 0,
+        box_channels: int = 0,
         norm: str = "BN",
         prior_prob: float = 0.01,
     ):
@@ -46,18 +48,19 @@ class YOLOHead(nn.Module):
         self.num_classes = num_classes
         self.num_bins = num_bins
         width = channels or input_shape[0].channels
+        box_width = box_channels or width
         self.cls_subnet, self.box_subnet = nn.ModuleList(), nn.ModuleList()
         self.cls_score, self.box_bins = nn.ModuleList(), nn.ModuleList()
         for shape in input_shape:
-            for subnet in (self.cls_subnet, self.box_subnet):
+            for subnet, out in ((self.cls_subnet, width), (self.box_subnet, box_width)):
                 subnet.append(
                     nn.Sequential(
-                        ConvNormAct(shape.channels, width, 3, norm=norm),
-                        ConvNormAct(width, width, 3, norm=norm),
+                        ConvNormAct(shape.channels, out, 3, norm=norm),
+                        ConvNormAct(out, out, 3, norm=norm),
                     )
                 )
             self.cls_score.append(nn.Conv2d(width, num_classes, 1))
-            self.box_bins.append(nn.Conv2d(width, 4 * num_bins, 1))
+            self.box_bins.append(nn.Conv2d(box_width, 4 * num_bins, 1))
         initialize(self)
         for predictor in self.cls_score:
             nn.init.constant_(predictor.bias, math.log(prior_prob / (1 - prior_prob)))
