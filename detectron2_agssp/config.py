@@ -283,15 +283,18 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Names in the order of training; () takes those that are recorded with the weights.
     predict.CLASSES = ()
 
-    # ---- tools/train_net.py ------------------------------------------------------------------
+    # ---- Training, in any DefaultTrainer -----------------------------------------------------
+    # SOLVER.CLIP_GRADIENTS.CLIP_TYPE knows "full_model", too: the norm of all gradients together.
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"
     solver.BETAS = (0.9, 0.999)
-    # Passes over DATASETS.TRAIN, in any DefaultTrainer: MAX_ITER becomes so many, and STEPS,
-    # CHECKPOINT_PERIOD and TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are.
+    # Passes over DATASETS.TRAIN: MAX_ITER becomes so many, and STEPS, CHECKPOINT_PERIOD and
+    # TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are.
     solver.EPOCHS = 0.0
     # With EPOCHS: replaces WARMUP_ITERS where it is positive.
     solver.WARMUP_EPOCHS = 0.0
+
+    # ---- Training, in tools/train_net.py and `agssp train` -----------------------------------
     # Evaluate, and save at the end, a moving average of the weights with this decay per iteration,
     # in [0, 1), such as 0.9999; 0: the weights themselves.
     solver.EMA_DECAY = 0.0

@@ -11,6 +11,7 @@ from detectron2_agssp.data.configured import install_configured_datasets
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
 from detectron2_agssp.data.unlabeled import register_map_folders
 from detectron2_agssp.engine.epochs import install_epochs
+from detectron2_agssp.engine.optimizer import install_optimizers
 from detectron2_agssp.io.config_files import install_config_handler
 
 
@@ -25,5 +26,6 @@ def install() -> None:
     install_mapper_choice()
     install_coverage_check()
     install_epochs()
+    install_optimizers()
     register_builtin_datasets()
     register_map_folders()

@@ -1,6 +1,12 @@
-"""AdamW with the usual parameter groups."""
+"""Optimisers by yaml, in any ``DefaultTrainer``: AdamW with the usual parameter groups, and
+gradients clipped by the norm of all together."""
+
+import functools
+from collections.abc import Callable
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
@@ -12,6 +18,66 @@ POSITION_TABLES = (
     "rel_pos_h",
     "rel_pos_w",
 )
+OPTIMIZERS = ("SGD", "ADAMW")
+# Detectron2's own clip each parameter by itself.
+FULL_MODEL = "full_model"
+CLIP_TYPES = ("value", "norm", FULL_MODEL)
+Builder = Callable[[CfgNode, nn.Module], torch.optim.Optimizer]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module, build_sgd: Builder) -> torch.optim.Optimizer:
+    """The optimiser ``AGSSP.SOLVER.OPTIMIZER``, gradients clipped by ``SOLVER.CLIP_GRADIENTS``.
+
+    Its ``CLIP_TYPE`` "full_model" scales the gradients of all parameters by one factor, so that
+    their norm (``NORM_TYPE``) is ``CLIP_VALUE`` at most.
+
+    Args:
+        build_sgd: Detectron2's own, for "SGD".
+
+    Raises:
+        ValueError: an unknown optimiser or type of clipping.
+    """
+    name, clip = cfg.AGSSP.SOLVER.OPTIMIZER, cfg.SOLVER.CLIP_GRADIENTS
+    if name not in OPTIMIZERS:
+        choices = ", ".join(map(repr, OPTIMIZERS))
+        raise ValueError(f"AGSSP.SOLVER.OPTIMIZER is {name!r}. Choices: {choices}.")
+    if clip.ENABLED and clip.CLIP_TYPE not in CLIP_TYPES:
+        choices = ", ".join(map(repr, CLIP_TYPES))
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}. Choices: {choices}."
+        )
+    clip_together = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
+    if clip_together:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    optimizer = (build_adamw if name == "ADAMW" else build_sgd)(cfg, model)
+    if clip_together:
+
+        def clip_all(optimizer: torch.optim.Optimizer, *_) -> None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+        # Under mixed precision, too, gradients have their own scale there.
+        optimizer.register_step_pre_hook(clip_all)
+    return optimizer
+
+
+def install_optimizers() -> None:
+    """Makes every ``DefaultTrainer``, the stock train_net's too, build its optimiser by
+    :func:`build_optimizer`. Does nothing the second time."""
+    original = DefaultTrainer.build_optimizer.__func__
+    if getattr(original, "knows_agssp", False):
+        return
+
+    @functools.wraps(original)
+    def build(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        if "AGSSP" not in cfg:
+            return original(cls, cfg, model)
+        return build_optimizer(cfg, model, functools.partial(original, cls))
+
+    build.knows_agssp = True
+    DefaultTrainer.build_optimizer = classmethod(build)
 
 
 def build_adamw(cfg, model: nn.Module) -> torch.optim.Optimizer:

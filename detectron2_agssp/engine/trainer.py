@@ -13,15 +13,13 @@ from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
 from detectron2_agssp.engine.hooks import ExportBackbone
-from detectron2_agssp.engine.optimizer import build_adamw
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.modeling import AnomalyDistiller
 
 
 class AGSSPTrainer(DefaultTrainer):
-    """Adds AdamW (``AGSSP.SOLVER.OPTIMIZER``), an evaluator for maps, the best checkpoint
-    (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``), and AGBP's
-    backbone export at the end."""
+    """Adds an evaluator for maps, the best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged
+    weights (``AGSSP.SOLVER.EMA_DECAY``), and AGBP's backbone export at the end."""
 
     def train(self):
         """As Detectron2's.
@@ -47,15 +45,6 @@ class AGSSPTrainer(DefaultTrainer):
         # On a CPU the convolutions of the lite models run about 1.2 times as fast that way; the
         # numbers are the same but for rounding.
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.DEVICE == "cpu" else model
-
-    @classmethod
-    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
-        name = cfg.AGSSP.SOLVER.OPTIMIZER
-        if name == "SGD":
-            return super().build_optimizer(cfg, model)
-        if name == "ADAMW":
-            return build_adamw(cfg, model)
-        raise ValueError(f"AGSSP.SOLVER.OPTIMIZER is {name!r}. Choices: 'SGD', 'ADAMW'.")
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None) -> DatasetEvaluator:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.engine import DefaultTrainer
 from torch import nn
 
 from detectron2_agssp.engine import AGSSPTrainer, build_adamw
@@ -87,7 +88,52 @@ def test_sgd_is_detectron2_s_own():
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4, 0.0}
 
 
-def test_unknown_optimizer():
-    cfg = make_cfg("agbp/R50.yaml", {"AGSSP.SOLVER.OPTIMIZER": "adam"})
-    with pytest.raises(ValueError, match=r"OPTIMIZER is 'adam'\. Choices: 'SGD', 'ADAMW'"):
-        AGSSPTrainer.build_optimizer(cfg, Small())
+CLIP = {"SOLVER.CLIP_GRADIENTS.ENABLED": True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model"}
+
+
+@pytest.mark.parametrize("trainer", [AGSSPTrainer, DefaultTrainer])
+@pytest.mark.parametrize("norm", [2.0, float("inf")])
+def test_gradients_are_clipped_together(trainer, norm):
+    """One factor for all: 3 and 4 have norm 5 (or, by the largest, 4)."""
+    plain = {"SOLVER.BASE_LR": 1.0, "SOLVER.MOMENTUM": 0.0, "SOLVER.WEIGHT_DECAY": 0.0}
+    clip = {"SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0.5, "SOLVER.CLIP_GRADIENTS.NORM_TYPE": norm}
+    model = nn.ParameterList([torch.zeros(1), torch.zeros(1), torch.ones(1)])
+    model[2].requires_grad_(False)
+    optimizer = trainer.build_optimizer(make_cfg("agbp/R50.yaml", plain, CLIP, clip), model)
+    (3 * model[0] + 4 * model[1]).backward()
+    optimizer.step()
+    factor = 0.5 / (5 if norm == 2 else 4)
+    expected = torch.tensor([-3 * factor, -4 * factor, 1])
+    torch.testing.assert_close(torch.cat(list(model)).detach(), expected, rtol=1e-4, atol=0)
+
+
+def test_small_gradients_are_left_as_they_are():
+    model = nn.ParameterList([torch.zeros(1), torch.zeros(1)])
+    cfg = make_cfg("agbp/swin_b.yaml")
+    assert (cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE) == (
+        "full_model",
+        5.0,
+    )
+    optimizer = DefaultTrainer.build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    for gradients, factor in (((2.9, 4.0), 1.0), ((30.0, 40.0), 0.1)):
+        for parameter, gradient in zip(model, gradients, strict=True):
+            parameter.grad = torch.tensor([gradient])
+        optimizer.step()
+        clipped = [parameter.grad.item() / factor for parameter in model]
+        assert clipped == pytest.approx(gradients, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"AGSSP.SOLVER.OPTIMIZER": "adam"}, r"OPTIMIZER is 'adam'\. Choices: 'SGD', 'ADAMW'"),
+        (
+            {**CLIP, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "all"},
+            r"CLIP_TYPE is 'all'\. Choices: 'value', 'norm', 'full_model'",
+        ),
+    ],
+)
+def test_unknown_choices(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AGSSPTrainer.build_optimizer(make_cfg("agbp/R50.yaml", settings), Small())
