@@ -310,9 +310,13 @@ def _open(encoded: bytes) -> Image.Image:
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(encoded))
+            picture = Image.open(io.BytesIO(encoded))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if picture.format == "EPS":
+        # A program in PostScript, for which Pillow would start Ghostscript.
+        raise UnidentifiedImageError
+    return picture
 
 
 def _loses_bits(picture: Image.Image) -> bool:

@@ -85,6 +85,17 @@ def test_what_is_no_file_does_not_hang(tmp_path):
         read_image(tmp_path / "sparse.png")
 
 
+def test_no_program_is_started_for_postscript(tmp_path, colours, monkeypatch):
+    """Whatever the file's name says; Pillow would start Ghostscript."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/marker\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", str(tmp_path / "gs"))
+    Image.fromarray(colours).save(tmp_path / "a.png", "EPS")
+    with pytest.raises(UnreadableImageError, match=r"a\.png'.* is not an image"):
+        read_image(tmp_path / "a.png")
+    assert not (tmp_path / "marker").exists()
+
+
 def test_a_name_that_is_not_utf_8(tmp_path, colours):
     with open(os.fsencode(tmp_path / "a") + b"\xff.png", "wb") as file:
         Image.fromarray(colours).save(file, "png")
