@@ -61,8 +61,8 @@ def read_weight_file(path: str | Path) -> Any:
         raise FileNotFoundError(f"There is no weight file {str(path)!r}.")
     with open(path, "rb") as file:
         start = file.read(64)
-    _check_start(path, start)
     try:
+        _check_start(path, start)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -72,6 +72,8 @@ def read_weight_file(path: str | Path) -> Any:
                 return _ArrayUnpickler(file, encoding="latin1").load()
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightFileError:
+        raise
     except Exception as error:
         # Damaged bytes raise whatever they meet first. Without the cause: PyTorch's advice is to
         # read the file unsafely.
@@ -84,7 +86,7 @@ def is_whole(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # whatever the archive's directory leads to
         return False
 
 
@@ -162,8 +164,15 @@ def _check_start(path: Path, start: bytes) -> None:
         problem = "is a web page, not weights"
     elif start.startswith(b"PK") and not zipfile.is_zipfile(path):
         problem = "is cut short: its end is missing"
+    elif start.startswith(b"PK") and _unpacked_size(path) > path.stat().st_size:
+        problem = "is compressed, as torch.save never does, and could fill the memory"
     if problem:
         raise WeightFileError(f"{path} {problem}. Download or write it again.")
+
+
+def _unpacked_size(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def _explanation(path: Path, error: Exception) -> str:

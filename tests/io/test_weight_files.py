@@ -4,6 +4,7 @@ import argparse
 import collections
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,7 @@ class _Storage:
 
 
 DAMAGED = {
+    "disks.pth": (lambda whole: whole[:-50] + b"\1" + whole[-49:], "cannot be read"),
     "empty.pth": (lambda whole: b"", "is empty"),
     "half.pth": (lambda whole: whole[: len(whole) // 2], "is cut short"),
     "flipped.pth": (lambda whole: whole[:80] + b"\0" * 200 + whole[280:], "cannot be read"),
@@ -131,6 +133,14 @@ def test_damaged_files_are_named(tmp_path, name):
     assert not is_whole(tmp_path / name)
     assert is_whole(tmp_path / "whole.pth")
     assert not is_whole(tmp_path / "absent.pth")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    torch.save({"model": {"w": torch.ones(500)}}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/7", bytes(10_000_000))
+    with pytest.raises(WeightFileError, match=r"a\.pth is compressed, as torch\.save never does"):
+        read_weight_file(tmp_path / "a.pth")
 
 
 def test_absent_files_are_named(tmp_path):
