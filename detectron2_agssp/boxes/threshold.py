@@ -1,14 +1,13 @@
 """The threshold that turns maps into boxes, from the statistics of the whole map folder."""
 
 import contextlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from detectron2_agssp.io.files import write_json
+from detectron2_agssp.io.files import read_json, write_json
 from detectron2_agssp.maps.store import MapStore, load_map
 
 THRESHOLD_MODES = ("mean_max", "quantile", "fixed")
@@ -56,10 +55,13 @@ def map_statistics(map_root: str | Path) -> MapStatistics:
         raise ValueError(f"The manifest of {store.root} is empty: there are no maps.")
     stamp = [store.manifest_path.stat().st_size, store.manifest_path.stat().st_mtime_ns]
     # A cache that another version wrote, or nobody, is made anew.
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        cached = json.loads(cache.read_text())
-        if cached.pop("manifest") == stamp:
-            return MapStatistics(**cached)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ArithmeticError):
+        cached = read_json(cache)
+        count, mean_max = int(cached["num_maps"]), float(cached["mean_max"])
+        histogram = np.array(cached["histogram"], np.int64)
+        is_whole = histogram.shape == (NUM_FLOAT16_VALUES,) and 0 <= mean_max <= 1
+        if is_whole and cached["manifest"] == stamp:
+            return MapStatistics(count, mean_max, histogram.tolist())
     count, sum_of_maxima = 0, 0.0
     histogram = np.zeros(NUM_FLOAT16_VALUES, np.int64)
     # Seconds for a hundred thousand small maps, but minutes where the folder is remote.

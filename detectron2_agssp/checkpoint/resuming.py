@@ -19,7 +19,8 @@ def forget_damaged_checkpoints(folder: str | Path) -> list[str]:
         path.unlink()
     tag = folder / "last_checkpoint"
     # Without a name in it, it names the folder itself.
-    if tag.exists() and not (folder / tag.read_text().strip()).is_file():
+    named = tag.read_text(errors="replace").strip() if tag.exists() else ""
+    if tag.exists() and ("/" in named or not (folder / named).is_file()):
         whole = sorted(folder.glob("model_[0-9]*.pth"))
         if whole:
             with atomic_write(tag) as file:

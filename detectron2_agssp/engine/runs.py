@@ -122,11 +122,14 @@ class ProgressBar(HookBase):
 
 def read_metrics(output_dir: str | Path) -> list[dict]:
     """The records of Detectron2's ``metrics.json``, in the order they were written; none where
-    there is no such file. A line that a killed process left unfinished is passed over."""
+    there is no such file. A line that a killed process left unfinished, or no run wrote, is passed
+    over."""
     path, records = Path(output_dir) / "metrics.json", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+                records.append(record)
     return records
 
 
@@ -140,7 +143,7 @@ def final_metrics(output_dir: str | Path, iterations: int) -> dict[str, float]:
         record
         for record in read_metrics(output_dir)
         # One more, where the run was killed in the evaluation and went on with that.
-        if "bbox/AP" in record and record["iteration"] >= iterations
+        if {"bbox/AP", "bbox/AP50"} <= record.keys() and record["iteration"] >= iterations
     ]
     if not evaluated:
         raise ValueError(

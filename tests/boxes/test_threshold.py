@@ -70,12 +70,27 @@ def test_cache_follows_the_manifest(folder, maps, write_maps):
     assert after.mean_max == pytest.approx((before.mean_max * 5 + 1) / 6)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"manifest": 1, "other": 2}'])
-def test_cache_that_is_damaged_is_made_anew(folder, content):
-    expected = map_statistics(folder)
-    (folder / "statistics.json").write_text(content)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "",
+        "[]",
+        "{}",
+        {"mean_max": None},
+        {"mean_max": 1e300},
+        {"num_maps": []},
+        {"histogram": [[1, 2], [3]]},
+        {"histogram": [10**30] * 15361},
+        {"histogram": [1]},
+    ],
+)
+def test_cache_that_is_damaged_is_made_anew(folder, change):
+    expected, cache = map_statistics(folder), folder / "statistics.json"
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(cache.read_text()) | change)
+    cache.write_text(change)
     assert map_statistics(folder) == expected
-    assert json.loads((folder / "statistics.json").read_text())["num_maps"] == 5
+    assert json.loads(cache.read_text())["num_maps"] == 5
 
 
 def test_folder_that_cannot_be_written(folder, monkeypatch):

@@ -39,7 +39,9 @@ def test_without_a_whole_one_there_is_none(run):
     assert not (run / "last_checkpoint").exists()
 
 
-def test_an_empty_name(run):
-    (run / "last_checkpoint").write_text("")
+@pytest.mark.parametrize("name", [b"", b"../elsewhere.pth", b"\xff\0"])
+def test_a_name_of_no_checkpoint(run, name):
+    (run.parent / "elsewhere.pth").touch()
+    (run / "last_checkpoint").write_bytes(name)
     forget_damaged_checkpoints(run)
     assert (run / "last_checkpoint").read_text() == "model_0000003.pth"

@@ -52,3 +52,16 @@ def test_the_last_evaluation_counts_not_one_half_way(tmp_path):
     last = {"iteration": 4, "bbox/AP": 7.0, "bbox/AP50": float("nan")}
     write_metrics(tmp_path, half_way, last)
     assert final_metrics(tmp_path, 4) == {"AP": 7.0, "AP50": 0.0}
+
+
+def test_lines_that_no_run_wrote(tmp_path):
+    lines = (
+        b"\xff",
+        b"[1]",
+        b'{"bbox/AP": 1}',
+        b'{"iteration": "4", "bbox/AP": 1, "bbox/AP50": 1}',
+    )
+    (tmp_path / "metrics.json").write_bytes(b"\n".join(lines) + b'\n{"iteration": 4, "bbox/AP": 1}')
+    assert read_metrics(tmp_path) == [{"iteration": 4, "bbox/AP": 1}]
+    with pytest.raises(ValueError, match="no evaluation after iteration 4"):
+        final_metrics(tmp_path, 4)
