@@ -17,6 +17,7 @@ from detectron2_agssp.io.images import (
     read_header,
 )
 from detectron2_agssp.maps.image_stream import file_state
+from detectron2_agssp.maps.manifest import read_lines
 from detectron2_agssp.maps.store import MapStore
 from detectron2_agssp.utils.differences import differences
 from detectron2_agssp.utils.naming import some_of
@@ -82,7 +83,7 @@ def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) ->
             for key, old, new in differences(record["settings"], settings)
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). {anew}") from error
+        raise ValueError(f"{path} or {names.name} is damaged ({error}). {anew}") from error
     if changed:
         raise ValueError(f"{output} was made with other settings: {'; '.join(changed)}. {anew}")
     groups = {
@@ -128,8 +129,8 @@ def _typical_size(images: Path, names: list[str]) -> list[int]:
 def skipped_images(map_root: Path) -> list[str]:
     """Images that a map folder's last run could not use."""
     path = MapStore(map_root).skipped_path
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line)["image"] for line in lines]
+    lines = read_lines(path, any_name=True) if path.exists() else ()
+    return [line["image"] for _, line in lines]
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import reprlib
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.maps.calibration import Calibration
@@ -75,7 +76,10 @@ def restore_scorer(
             + "\nChoose another output folder, or delete this one to make its maps anew."
         )
     state = {name: torch.from_numpy(array) for name, array in store.read_scorer_state().items()}
-    scorer.load_learned_state(state)
+    try:
+        scorer.load_learned_state(state)
+    except ValueError as error:
+        raise ValueError(f"{store.state_path} is damaged: {error} {START_ANEW}") from error
     if _fingerprint(scorer) != info["fingerprint"]:
         raise ValueError(
             f"The scorer's weights are not those that {store.root} was made with (fingerprint "
@@ -119,10 +123,16 @@ def recorded_config(cfg, map_root: str | Path):
         raise FileNotFoundError(f"{store.scorer_path} does not exist: not a map folder.")
     cfg = cfg.clone()
     cfg.defrost()
-    _take(cfg.AGSSP, {key: info[key] for key in ("SCORER", "CALIBRATION") if key in info})
-    _take(cfg.AGSSP.INPUT, {key: info[key] for key in ("BIT_DEPTH",) if key in info})
-    _take(cfg.MODEL, {key: info[key] for key in BACKBONE_KEYS if key in info})
-    _take(cfg, {key: info[key] for key in ("AGSSP", "INPUT") if isinstance(info.get(key), dict)})
+    try:
+        for node, keys in (
+            (cfg.AGSSP, ("SCORER", "CALIBRATION")),
+            (cfg.AGSSP.INPUT, ("BIT_DEPTH", "FLOAT_MAX")),
+            (cfg.MODEL, BACKBONE_KEYS),
+            (cfg, ("AGSSP", "INPUT")),
+        ):
+            _take(node, {key: info[key] for key in keys if key in info})
+    except ValueError as error:
+        raise ValueError(f"{store.scorer_path} is damaged: {error}. {START_ANEW}") from error
     weights = info.get("weights")
     # Of files only, not of URLs: the folder may be another's. The fingerprint tells whether they
     # are still the same.
@@ -139,23 +149,26 @@ def _place_of(weights: str) -> str:
 
 def _take(node, recorded: dict) -> None:
     for key, value in recorded.items():
-        if isinstance(value, dict) and key in node:
+        if key not in node:
+            continue
+        # As JSON has it.
+        kinds = {tuple: (list,), float: (int, float)}.get(type(node[key]), (type(node[key]),))
+        if isinstance(node[key], CfgNode) and isinstance(value, dict):
             _take(node[key], value)
-        elif key in node:
+        elif type(value) in kinds:
             node[key] = tuple(value) if isinstance(node[key], tuple) else value
+        else:
+            raise ValueError(f"{key} is {reprlib.repr(value)}")
 
 
 def _calibration(info: dict, store: MapStore) -> Calibration:
-    stored = info.get("calibration")
-    ends = [stored.get(end) for end in ("low", "high")] if isinstance(stored, dict) else [None]
-    if not all(type(end) in (int, float) and abs(end) < 1e300 for end in ends) or not (
-        ends[0] < ends[1] and isinstance(info.get("fingerprint"), str)
-    ):
+    calibration = info.get("calibration", {})
+    if "fingerprint" not in info or not {"low", "high"} <= calibration.keys():
         raise ValueError(
-            f"{store.scorer_path} is damaged: it needs a fingerprint and a calibration with low < "
-            f"high. {START_ANEW}"
+            f"{store.scorer_path} is damaged: it needs a fingerprint and a calibration with low "
+            f"and high. {START_ANEW}"
         )
-    return Calibration(*ends)
+    return Calibration(calibration["low"], calibration["high"])
 
 
 def _settings(cfg) -> dict:

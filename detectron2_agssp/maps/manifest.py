@@ -52,12 +52,15 @@ def truncate_unfinished_line(path: Path) -> bool:
     return True
 
 
-def read_lines(path: Path, *, at_work: bool = False) -> Iterator[tuple[int, dict]]:
+def read_lines(
+    path: Path, *, at_work: bool = False, any_name: bool = False
+) -> Iterator[tuple[int, dict]]:
     """Yields the objects of a file, and the numbers of their lines.
 
     Args:
         path: an existing file.
         at_work: another run may be writing: an unfinished last line is left out.
+        any_name: of images, also what is no path below their folder: such are skipped.
 
     Raises:
         ValueError: it is no file of JSON objects with an ``image`` in UTF-8; the line is named.
@@ -71,7 +74,8 @@ def read_lines(path: Path, *, at_work: bool = False) -> Iterator[tuple[int, dict
                 if at_work and not line.endswith("\n"):
                     return
                 entry = json.loads(line)
-                if not isinstance(entry, dict) or not stays_inside(entry.get("image")):
+                image = entry.get("image") if isinstance(entry, dict) else None
+                if not (isinstance(image, str) if any_name else stays_inside(image)):
                     raise ValueError("it has no `image`, a path below the image folder")
                 yield number, entry
     except UnicodeDecodeError as error:
@@ -86,9 +90,10 @@ def read_lines(path: Path, *, at_work: bool = False) -> Iterator[tuple[int, dict
         ) from error
 
 
-def newest(paths: Iterable[Path], *, at_work: bool = False) -> dict[str, dict]:
-    """Image -> its last object in the ``paths`` (those that exist), in the order of the first."""
-    lines = (line for path in paths if path.exists() for line in read_lines(path, at_work=at_work))
+def newest(paths: Iterable[Path], **how: bool) -> dict[str, dict]:
+    """Image -> its last object in the ``paths`` (those that exist), in the order of the first; read
+    as by :func:`read_lines`."""
+    lines = (line for path in paths if path.exists() for line in read_lines(path, **how))
     return {entry["image"]: entry for _, entry in lines}
 
 

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,16 @@ from detectron2_agssp.maps.manifest import (
 
 Shard = tuple[int, int]
 START_ANEW = "Delete the folder and run agssp maps again, or choose another one."
+# Of scorer.json.
+_SCORER_KINDS: dict[str, type | tuple] = {
+    "SCORER": dict,
+    "CALIBRATION": dict,
+    "BIT_DEPTH": int,
+    "FLOAT_MAX": (int, float),
+    "image_root": str,
+    "fingerprint": str,
+    "calibration": dict,
+}
 # Bytes of the longest name of a file.
 MAX_NAME = 255
 
@@ -81,8 +92,9 @@ class MapStore:
         if not self.scorer_path.exists():
             return None
         info = read_json(self.scorer_path)
-        if not isinstance(info, dict):
-            raise ValueError(f"{self.scorer_path} is damaged: no JSON object. {START_ANEW}")
+        fault = "no JSON object" if not isinstance(info, dict) else _scorer_fault(info)
+        if fault:
+            raise ValueError(f"{self.scorer_path} is damaged: {fault}. {START_ANEW}")
         return info
 
     def write_scorer(self, info: dict, state: dict[str, np.ndarray]) -> None:
@@ -170,8 +182,8 @@ class MapStore:
         """
         whole, *shards = self._all("manifest")
         whole_skipped, *shards_skipped = self._all("skipped")
-        entries, skipped = newest([whole, *shards]), newest([whole_skipped])
-        fresh = newest(shards_skipped)
+        entries, skipped = newest([whole, *shards]), newest([whole_skipped], any_name=True)
+        fresh = newest(shards_skipped, any_name=True)
         images = None if images is None else set(images)
         failed = {*failed, *fresh}
         gone = {i for i in entries if i in failed or (images is not None and i not in images)}
@@ -230,6 +242,17 @@ class MapStore:
                 f"Another run is writing to {self.root}. Wait for it, or divide the work by "
                 "--shard 0/N, 1/N, ... (each shard once)."
             )
+
+
+def _scorer_fault(info: dict) -> str:
+    """What is wrong with what there is in a ``scorer.json``; "" where its values can be used."""
+    for key, kind in _SCORER_KINDS.items():
+        if key in info and not isinstance(info[key], kind):
+            return f"{key} is {reprlib.repr(info[key])}"
+    ends = [info.get("calibration", {}).get(end, at) for at, end in enumerate(("low", "high"))]
+    if not all(type(end) in (int, float) and abs(end) < 1e300 for end in ends):
+        return f"its calibration is {reprlib.repr(info['calibration'])}"
+    return "" if ends[0] < ends[1] else "its calibration needs low < high"
 
 
 def parse_shard(text: str) -> Shard | None:

@@ -333,7 +333,15 @@ def test_long_names(tmp_path, length):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not json"), (b"\xff\xfe\x00", "not json"), (b"[]", "no JSON object")],
+    [
+        (b"", "not json"),
+        (b"\xff\xfe\x00", "not json"),
+        (b"[]", "no JSON object"),
+        (b'{"SCORER": 3}', "SCORER is 3"),
+        (b'{"FLOAT_MAX": "1"}', "FLOAT_MAX is '1'"),
+        (b'{"image_root": null}', "image_root is None"),
+        (b'{"calibration": {"low": 0, "high": "1"}}', "calibration is .*'1'"),
+    ],
 )
 def test_damaged_scorer_json(tmp_path, content, message):
     (tmp_path / "scorer.json").write_bytes(content)

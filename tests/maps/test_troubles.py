@@ -162,6 +162,14 @@ def test_large_image_in_tiles(tiny_cfg, tmp_path, surface):
     assert 300 / 430 - 0.05 < (column + 0.5) / 54 < 330 / 430 + 0.05
 
 
+def test_a_name_of_back_slashes_and_dots(tiny_cfg, images, tmp_path):
+    """It is skipped, and stays so in the next run."""
+    shutil.copy(images / "a.png", images / "x\\..\\y.png")
+    for scored in (6, 0):
+        summary = generate(tiny_cfg, images, tmp_path / "maps")
+        assert (summary.scored, summary.skipped) == (scored, 1)
+
+
 def test_what_cannot_be_read_is_skipped_with_its_reason(tiny_cfg, images, tmp_path):
     """A name that is not UTF-8, a pipe, a link to itself, a circle of links: all else goes on."""
     shutil.copy(images / "a.png", images / os.fsdecode(b"c\xff.png"))
