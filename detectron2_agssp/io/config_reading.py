@@ -50,6 +50,12 @@ def read_config(
             raise ValueError(_unsafe_message(config_file, error)) from error
         except (AssertionError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"{config_file}: {_explained(error, cfg)}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{config_file}: its _BASE_ is missing ({error}).") from error
+        except RecursionError as error:
+            raise ValueError(
+                f"{config_file}: it is nested too deep, or its _BASE_ leads back to it."
+            ) from error
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"{config_file}: {error}") from error
     if len(opts) % 2:

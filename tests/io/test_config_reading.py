@@ -53,7 +53,9 @@ def test_pairs_that_do_not_serve(opts, message):
         ("- a list\n", "own.yaml"),
         ("just words", "own.yaml"),
         ("", "own.yaml"),
-        ("_BASE_: own2.yaml\n", "own2.yaml"),
+        ("_BASE_: own2.yaml\n", r"own\.yaml: its _BASE_ is missing .*own2\.yaml"),
+        ("_BASE_: own.yaml\n", r"own\.yaml: .* its _BASE_ leads back to it"),
+        ("MODEL: " + "[" * 5000, r"own\.yaml: it is nested too deep"),
     ],
 )
 def test_files_that_do_not_serve(tmp_path, content, message):
