@@ -9,11 +9,11 @@ from pathlib import Path
 
 from detectron2_agssp.data.builtin import CLASSES
 from detectron2_agssp.data.formats.cli import build_parser, run
-from detectron2_agssp.data.formats.masks import read_masks
+from detectron2_agssp.data.formats.masks import read_binary_masks
+from detectron2_agssp.data.formats.pairing import Source, require_pairs
 from detectron2_agssp.data.formats.pipeline import prepare_dataset
-from detectron2_agssp.data.formats.records import Record, index_by_stem, visible_files
+from detectron2_agssp.data.formats.records import Labels
 from detectron2_agssp.data.formats.report import Report
-from detectron2_agssp.io.images import ImageReader
 
 DEFECT_FREE = "Free"
 EXPECTED = "MT_<class>/Imgs/ with images (*.jpg) and masks of the same names (*.png)"
@@ -36,41 +36,33 @@ def prepare_magnetic_tile(
     images come along in ``output/masks``.
     """
 
-    def read(folder: Path, report: Report, reader: ImageReader) -> list[Record]:
-        return read_magnetic_tile(folder, report, reader, min_area)
+    def read(folder: Source) -> Labels:
+        return read_magnetic_tile(folder, min_area)
 
     classes = CLASSES["magnetic_tile"]
     return prepare_dataset("magnetic_tile", classes, read, source, output=output, **options)
 
 
-def read_magnetic_tile(
-    source: Path, report: Report, reader: ImageReader, min_area: int
-) -> list[Record]:
-    images = _index(source, (".jpg", ".jpeg", ".bmp"), report)
-    masks = _index(source, (".png",), report)
+def read_magnetic_tile(source: Source, min_area: int) -> Labels:
     known = {f"MT_{name}" for name in (*CLASSES["magnetic_tile"], DEFECT_FREE)}
-    for folder in sorted({_folder(stem) for stem in images} - known):
-        report.add("unknown_class", folder)
-        images = {stem: path for stem, path in images.items() if _folder(stem) != folder}
-        masks = {stem: path for stem, path in masks.items() if _folder(stem) != folder}
-    return read_masks(
-        images,
-        masks,
-        _class,
-        report,
-        reader,
-        expected=EXPECTED,
-        place_of=lambda stem, image: f"{_folder(stem)}/{image.name}",
+    images, masks = (
+        [path for path in source.files(suffixes) if "/Imgs/" in path]
+        for suffixes in ((".jpg", ".jpeg", ".bmp"), (".png",))
+    )
+    for folder in sorted({_folder(image) for image in images} - known):
+        source.report.add("unknown_class", folder)
+    images, masks = ([path for path in some if _folder(path) in known] for some in (images, masks))
+    # Names repeat from class to class.
+    pairs = source.pairs(images, masks, by_path=True, may_lack=lambda image: not _class(image))
+    require_pairs(pairs, images, masks, source.root, EXPECTED)
+    return read_binary_masks(
+        pairs,
+        lambda pair, mask: _class(pair.name),
+        source,
+        classes=CLASSES["magnetic_tile"],
         threshold=THRESHOLD,
         min_area=min_area,
     )
-
-
-def _index(source: Path, suffixes: tuple[str, ...], report: Report) -> dict[str, Path]:
-    """Stems are paths below ``source`` without the suffix: names repeat from class to class."""
-    paths = visible_files(source, "MT_*/Imgs/*", suffixes)
-    stems = (path.relative_to(source).with_suffix("").as_posix() for path in paths)
-    return index_by_stem(zip(stems, paths, strict=True), report)
 
 
 def _folder(stem: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from detectron2_agssp.data.builtin import CLASSES
 from detectron2_agssp.data.formats.cli import build_parser, run
+from detectron2_agssp.data.formats.pairing import Source
 from detectron2_agssp.data.formats.pipeline import prepare_dataset
-from detectron2_agssp.data.formats.records import Record
+from detectron2_agssp.data.formats.records import Labels
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.voc import read_voc
-from detectron2_agssp.io.images import ImageReader
 
 
 def prepare_neu_det(source: str | Path, output: str | Path | None = None, **options) -> Report:
@@ -21,8 +21,8 @@ def prepare_neu_det(source: str | Path, output: str | Path | None = None, **opti
     ``IMAGES`` and ``ANNOTATIONS`` and Kaggle's ``train/images/<class>`` are both fine."""
     classes = CLASSES["neu_det"]
 
-    def read(folder: Path, report: Report, reader: ImageReader) -> list[Record]:
-        return read_voc(folder, classes, report, reader)
+    def read(folder: Source) -> Labels:
+        return read_voc(folder, classes, one_based=True)
 
     return prepare_dataset("neu_det", classes, read, source, output=output, **options)
 

@@ -8,6 +8,7 @@ from detectron2_agssp.checkpoint.stock import install_coverage_check
 from detectron2_agssp.config import extend_default_config
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.data.configured import install_configured_datasets
+from detectron2_agssp.data.labels import register_label_files
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
 from detectron2_agssp.data.unlabeled import register_map_folders
 from detectron2_agssp.engine.epochs import install_epochs
@@ -29,3 +30,4 @@ def install() -> None:
     install_optimizers()
     register_builtin_datasets()
     register_map_folders()
+    register_label_files()

@@ -12,7 +12,10 @@ from detectron2_agssp.utils.suggestions import did_you_mean
 from detectron2_agssp.version import __version__
 
 # In a help: the order of the work. Others follow by name.
-ORDER = ("info", "maps", "report", "compare", "boxes", "evaluate", "pretrain", "init", "train")
+ORDER = (
+    *("info", "maps", "report", "compare", "boxes", "evaluate", "pretrain"),
+    *("labels", "init", "train"),
+)
 
 
 def commands() -> list[str]:

@@ -1,9 +1,9 @@
 """A user's own COCO labels: completed, checked, and split."""
 
-import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
+from detectron2_agssp.data.formats.splits import draw_balanced
 from detectron2_agssp.io.coco import coco_annotation, coco_problems, read_coco, subset
 from detectron2_agssp.io.files import user_path
 from detectron2_agssp.io.images import read_header
@@ -126,10 +126,8 @@ def _cut(box: list[float], image_width: float, image_height: float) -> list[floa
 
 
 def draw_validation(coco: dict, *, seed: int = 0) -> tuple[dict, dict]:
-    """Training and validation images, the latter a fifth of each class's.
-
-    An image counts for its rarest class, and images without boxes are a class of their own; each
-    keeps an image at least in training. The same images give the same draw.
+    """Training and validation images, the latter a fifth of each class's, as
+    :func:`~.formats.splits.draw_balanced` draws them.
 
     Args:
         coco: a COCO dict.
@@ -138,19 +136,11 @@ def draw_validation(coco: dict, *, seed: int = 0) -> tuple[dict, dict]:
     classes = defaultdict(set)
     for entry in coco["annotations"]:
         classes[entry["image_id"]].add(entry["category_id"])
-    counts = Counter(category for some in classes.values() for category in some)
-    groups = defaultdict(list)
-    for image in sorted(coco["images"], key=lambda image: image["file_name"]):
-        rarest = min(classes[image["id"]], key=lambda id_: (counts[id_], str(id_)), default="")
-        groups[str(rarest)].append(image["id"])
-    drawn: set = set()
-    owed = 0.0
-    for name, members in sorted(groups.items()):
-        random.Random(f"{seed} validation {name}").shuffle(members)
-        # What a small class could not give, the next ones do.
-        owed += VALIDATION_SHARE * len(members)
-        count = min(round(owed), len(members) - 1)
-        owed -= count
-        drawn.update(members[:count])
+    images = sorted(coco["images"], key=lambda image: image["file_name"])
+    drawn = draw_balanced(
+        {image["id"]: classes[image["id"]] for image in images},
+        VALIDATION_SHARE,
+        f"{seed} validation",
+    )
     rest = {image["id"] for image in coco["images"]} - drawn
     return subset(coco, rest), subset(coco, drawn)

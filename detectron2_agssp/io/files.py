@@ -18,6 +18,8 @@ import portalocker
 MAX_JSON_BYTES = 2**31
 # Bytes of the largest xml of labels: thousands of objects.
 MAX_XML_BYTES = 2**25
+# Bytes of the largest table or list.
+MAX_TEXT_BYTES = 2**30
 # Of the temporary files that a killed process leaves.
 TEMPORARY_PATTERN = ".agssp-*.tmp"
 
@@ -94,6 +96,17 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
         raise ValueError(f"{os.fspath(path)!r} has {status.st_size} bytes, more than {limit}.")
     with open(path, "rb") as file:
         return file.read()
+
+
+def read_text(path: str | Path) -> str:
+    """Text in UTF-8 or UTF-16, with or without byte order mark; what is neither is replaced.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as :func:`read_regular`.
+    """
+    encoded = read_regular(path, MAX_TEXT_BYTES)
+    is_utf16 = encoded.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return encoded.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
 
 
 def read_json(path: str | Path) -> Any:

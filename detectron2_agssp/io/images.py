@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -45,14 +45,23 @@ class ImageScaleError(ValueError):
 
 
 def list_images(root: str | Path) -> Iterator[str]:
-    """Yields the images below ``root`` as relative POSIX paths, in a fixed (sorted) order.
+    """:func:`list_files` of the image formats that can be read."""
+    return list_files(root, IMAGE_SUFFIXES)
+
+
+def list_files(
+    root: str | Path, suffixes: Collection[str], left_out: Callable[[str], object] = logger.warning
+) -> Iterator[str]:
+    """Yields the files below ``root`` as relative POSIX paths, in a fixed (sorted) order.
 
     Folders are walked one at a time, so memory does not grow with the number of images, but for
     the names of the largest folder. Links are followed, but not in a circle; a folder that cannot
-    be read is left out with a warning.
+    be read is left out.
 
     Args:
         root: a folder, or a URL of one that Detectron2's PathManager can list.
+        suffixes: of the files, in small letters.
+        left_out: is told of each folder that is left out.
 
     Raises:
         FileNotFoundError: ``root`` is not a folder.
@@ -83,15 +92,15 @@ def list_images(root: str | Path) -> Iterator[str]:
         elif name.startswith("."):
             continue
         elif inner is None:
-            if _is_image(name):
+            if os.path.splitext(name)[1].lower() in suffixes:
                 yield prefix + name
         elif inner in above:
-            logger.warning("Left out the folder %s/%s: it leads in a circle.", path, name)
+            left_out(f"Left out the folder {path}/{name}: it leads in a circle.")
         else:
             try:
                 listed = list_folder(f"{path}/{name}")
             except OSError as error:
-                logger.warning("Left out a folder that cannot be read: %s", error)
+                left_out(f"Left out a folder that cannot be read: {error}")
                 continue
             above.add(inner)
             stack.append((f"{path}/{name}", f"{prefix}{name}/", inner, iter(listed)))

@@ -1,16 +1,21 @@
 """Masks of defects: one image beside another that says which of its pixels are defect."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pycocotools.mask
+from PIL import Image, ImageOps
 
 from detectron2_agssp.io.images import MAX_PIXELS, UnreadableImageError, decode_image, read_encoded
 
 # JPEG's artefacts around a shape stay below it.
 _JPEG_NOISE = 32
+# What a mask's colours are counted from, see read_mask_values.
+COLOURS = 2**24
 
 
 class MaskValueError(ValueError):
@@ -35,10 +40,7 @@ def read_mask(
         MaskValueError: regions of a value that is neither 0 nor above the threshold.
     """
     name = os.fspath(path)
-    encoded = read_encoded(name, max_pixels)
-    values, reason = decode_image(encoded, max_pixels)
-    if values is None or values.size == 0:
-        raise UnreadableImageError(f"Mask {name!r} ({len(encoded)} bytes) {reason}")
+    encoded, values = _decode(name, max_pixels)
     if values.ndim == 3:
         values = values[:, :, :3].max(axis=2)
     if values.dtype not in (np.uint8, np.uint16):
@@ -59,6 +61,36 @@ def encode_mask(mask: np.ndarray) -> dict:
     ``pycocotools.mask.decode`` reads."""
     encoded = pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+
+
+def read_mask_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The values of a mask as (H, W) int: those of the file, the index where it has a palette, and
+    ``COLOURS`` + 256 (256 R + G) + B for what is not grey.
+
+    Raises:
+        FileNotFoundError, OSError, UnreadableImageError: no such file, or none that can be read.
+        MaskValueError: its values are no whole numbers.
+    """
+    name = os.fspath(path)
+    encoded, values = _decode(name, max_pixels)
+    if values.ndim == 3:
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(encoded)) as picture:
+            if picture.mode == "P":
+                return np.asarray(ImageOps.exif_transpose(picture)).astype(np.int64)
+        red, green, blue = np.moveaxis(values[:, :, :3].astype(np.int64), 2, 0)
+        grey = (red == green) & (green == blue)
+        return np.where(grey, red, COLOURS + (red << 16) + (green << 8) + blue)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise MaskValueError(f"Mask {name!r} has {values.dtype} values, not whole numbers.")
+    return values.astype(np.int64)
+
+
+def _decode(name: str, max_pixels: int) -> tuple[bytes, np.ndarray]:
+    encoded = read_encoded(name, max_pixels)
+    values, reason = decode_image(encoded, max_pixels)
+    if values is None or values.size == 0:
+        raise UnreadableImageError(f"Mask {name!r} ({len(encoded)} bytes) {reason}")
+    return encoded, values
 
 
 def _codes(values: np.ndarray, threshold: int, noise: int) -> list[str]:

@@ -1,14 +1,15 @@
-"""Turns published folders of labelled images into checked COCO data sets.
+"""Turns folders of labelled images into checked COCO.
 
-``pipeline``     prepare_dataset: source folder in, data set and report out
-``voc``          reads Pascal VOC boxes
-``masks``        reads boxes off pixel masks
-``records``      what both readers return, and how images are found, paired and inspected
+``pairing``      which files are labels, and of which image
+``records``      what all readers return, and how images are inspected and boxes checked
+``coco``, ``yolo``, ``voc``, ``masks``, ``rle``: the readers
 ``orientation``  boxes of photos that EXIF turns
-``splits``       train, test and few-label draws: read, made and checked
-``layout``       links or copies, removal of what an earlier run left
+``splits``       train, validation, test and few-label draws: read, made and checked
 ``report``       what was found on the way
+``pipeline``     prepare_dataset: published folder in, data set and report out
+``layout``       links or copies, removal of what an earlier run left
 ``cli``          the command lines in ``datasets/``, which know each set's own layout
 
-Nothing is imported here, so that the import of the package does not pay for it.
+``data.labels`` reads any of the formats by its name. Nothing is imported here, so that the import
+of the package does not pay for it.
 """

@@ -1,5 +1,7 @@
 """Boxes of photos that EXIF turns: labelled on the pixels as they are stored, wanted upright."""
 
+from collections.abc import Sequence
+
 Corners = tuple[float, float, float, float]
 
 
@@ -19,3 +21,12 @@ def upright_box(box: Corners, orientation: int, width: float, height: float) -> 
     if orientation in (3, 4, 7, 8):
         top, bottom = height - bottom, height - top
     return left, top, right, bottom
+
+
+def upright_points(
+    points: Sequence[float], orientation: int, width: float, height: float
+) -> list[float]:
+    """Points x, y, x, y, ... of the stored pixels, likewise."""
+    pairs = zip(points[::2], points[1::2], strict=True)
+    boxes = (upright_box((x, y, x, y), orientation, width, height) for x, y in pairs)
+    return [value for box in boxes for value in box[:2]]

@@ -1,5 +1,6 @@
 """From a source folder to a data set Detectron2 can load."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from detectron2_agssp.data.formats.layout import (
     default_output,
     place_file,
 )
-from detectron2_agssp.data.formats.records import Record, checked_source, records_as_coco
+from detectron2_agssp.data.formats.pairing import Source
+from detectron2_agssp.data.formats.records import Labels, Record, records_as_coco
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
 from detectron2_agssp.io.coco import check_coco_json, write_coco
@@ -20,7 +22,7 @@ from detectron2_agssp.io.images import ImageReader
 def prepare_dataset(
     dataset: str,
     classes: Sequence[str],
-    read: Callable[[Path, Report, ImageReader], list[Record]],
+    read: Callable[[Source], Labels],
     source: str | Path,
     *,
     output: str | Path | None = None,
@@ -46,10 +48,11 @@ def prepare_dataset(
         ValueError: no image can be used, the output is inside the source, or the splits are
             unusable.
     """
-    root = checked_source(source)
-    report = Report(dataset, str(root))
+    report = Report(dataset, str(user_path(source).resolve()))
+    opened = Source.open(source, report, reader=reader)
+    root = opened.root
     output = checked_output(default_output(dataset) if output is None else user_path(output), root)
-    records = read(root, report, reader or ImageReader())
+    records = read(opened).records
     if not records:
         raise ValueError(
             f"no image in {report.source} can be used; {'; '.join(report.problem_lines())}"
@@ -75,7 +78,8 @@ def prepare_dataset(
     for name, members in chosen.items():
         folder = "test" if name == "test" else "train"
         path = output / annotations[name]
-        write_coco(path, records_as_coco(members, classes, folder, image_ids))
+        place = functools.partial(_file_name, folder)
+        write_coco(path, records_as_coco(members, classes, place, image_ids))
         for problem in check_coco_json(path, output / "images"):
             report.add("coco_problem", f"{path.name}: {problem}")
         categories = [[box.category for box in record.boxes] for record in members]
@@ -84,3 +88,7 @@ def prepare_dataset(
     write_json(output / "splits.json", stems)
     write_json(output / "report.json", report.to_json())
     return report
+
+
+def _file_name(folder: str, record: Record) -> str:
+    return f"{folder}/{record.place}"

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from detectron2_agssp.utils.naming import some_of
 
 PROBLEMS = {
+    "folder_left_out": "folders left out",
     "image_without_annotation": "images left out: no annotation of that name",
+    "image_without_label": "images without labels (taken as free of defects)",
     "annotation_without_image": "annotations left out: no image of that name",
     "same_name_twice": "files left out: another one has the same name",
+    "class_twice": "classes that are named twice (taken as one)",
+    "found_elsewhere": "images found by the end of the path that their annotation gives",
     "unreadable_image": "images left out: they cannot be decoded",
     "unreadable_annotation": "images left out: their annotation cannot be read",
     "mask_size_differs": "images left out: their mask has another size",
@@ -17,14 +21,16 @@ PROBLEMS = {
     "boxes_turned": "annotations of the image before EXIF turned it (boxes were turned along)",
     "filename_differs": "annotations that name another image (the annotation's own name counts)",
     "unknown_class": "boxes or folders left out: class unknown",
+    "unreadable_box": "boxes left out: their lines cannot be read",
     "box_clipped": "boxes cut to their image",
-    "box_dropped": "boxes left out: nothing inside the image, or no numbers",
+    "box_dropped": "boxes left out: no area inside the image, or no numbers",
+    "segmentation_dropped": "segmentations left out (their boxes are kept)",
     "small_component": "mask components left out: below the minimal area",
     "defect_without_box": "images of a defect class left with no box",
     "mask_on_defect_free": "defect-free images with a mask that marks something (ignored)",
     "split_stem_missing": "stems of the splits that have no usable image",
     "image_in_no_split": "images left out: in no split",
-    "duplicate_across_splits": "images in train that are pixel for pixel in test",
+    "duplicate_across_splits": "images of a split that are pixel for pixel in another",
     "duplicate_within_split": "images that are twice in the same split",
     "coco_problem": "problems check_coco_json sees in what was written",
 }

@@ -5,29 +5,23 @@ from collections.abc import Collection
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tqdm import tqdm
-
 from detectron2_agssp.data.formats.orientation import upright_box
+from detectron2_agssp.data.formats.pairing import Pair, Source, require_pairs
 from detectron2_agssp.data.formats.records import (
     Box,
-    Record,
-    checked_source,
-    index_by_stem,
-    inspect_image,
-    paired_stems,
-    visible_files,
+    Labels,
+    box_inside,
+    orientation_of,
+    read_records,
 )
-from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.files import read_xml
-from detectron2_agssp.io.images import ImageReader, read_header
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"
 
 
 def read_voc(
-    source: str | Path, classes: Collection[str], report: Report, reader: ImageReader
-) -> list[Record]:
+    source: Source, classes: Collection[str] | None = None, *, one_based: bool | None = None
+) -> Labels:
     """Reads every image that has an annotation, sorted by name.
 
     Images and xml files are looked for in all of ``source`` and paired by name, so that any folders
@@ -36,98 +30,84 @@ def read_voc(
     gives: it was resized or cropped since. Where that is its size before EXIF turned it upright,
     the boxes are turned along.
 
-    Raises FileNotFoundError if ``source`` or its contents are missing, ValueError if no image
-    belongs to any xml file. Everything else that is wrong goes to ``report``.
+    Args:
+        source: the folders.
+        classes: in the order of their ids; by default all that there are, sorted.
+        one_based: corners are numbers of pixels, counted from 1, the last one included, as VOC
+            defines it; else they are edges, counted from 0, as several tools write them. By
+            default the latter if any corner in the set is 0.
+
+    Raises:
+        FileNotFoundError: no images, or no xml files.
+        ValueError: no image belongs to any xml file.
     """
-    source = checked_source(source)
-    images = index_by_stem(
-        ((path.stem, path) for path in visible_files(source, "**/*", IMAGE_SUFFIXES)), report
-    )
-    annotations = index_by_stem(
-        ((path.stem, path) for path in visible_files(source, "**/*", (".xml",))), report
-    )
-    stems = paired_stems(images, annotations, EXPECTED, report)
-    records = (
-        _read_record(stem, images[stem], annotations[stem], classes, report, reader)
-        for stem in tqdm(stems, desc="reading", disable=None)
-    )
-    return [record for record in records if record is not None]
+    images, annotations = source.images(), source.files((".xml",))
+    pairs = source.pairs(images, annotations)
+    require_pairs(pairs, images, annotations, source.root, EXPECTED)
+    roots: dict[str, ElementTree.Element | str] = {}
+    for pair in pairs:
+        try:
+            roots[pair.name] = read_xml(pair.labels[0])
+        except (OSError, ValueError) as error:
+            roots[pair.name] = str(error)
+    trees = [root for root in roots.values() if not isinstance(root, str)]
+    nodes = [node for tree in trees for node in tree.iter("object")]
+    if one_based is None:
+        one_based = not any(0 in _corners(node)[:2] for node in nodes)
+        if not one_based:
+            source.report.notes.append("corners of boxes are edges, counted from 0: some are 0")
+    if classes is None:
+        classes = sorted({_text(node, "name") for node in nodes} - {""})
+
+    def boxes_of(pair: Pair, width: int, height: int) -> tuple[Box, ...]:
+        root = roots[pair.name]
+        if isinstance(root, str):
+            raise ValueError(root)
+        return _boxes(root, pair, (width, height), classes, one_based, source)
+
+    return Labels(read_records(pairs, boxes_of, source), list(classes))
 
 
-def _read_record(
-    stem: str,
-    image: Path,
-    annotation: Path,
+def _boxes(
+    root: ElementTree.Element,
+    pair: Pair,
+    size: tuple[int, int],
     classes: Collection[str],
-    report: Report,
-    reader: ImageReader,
-) -> Record | None:
-    inspected = inspect_image(image, stem, report, reader)
-    if inspected is None:
-        return None
-    width, height, digest = inspected
-    try:
-        root = read_xml(annotation)
-    except (OSError, ValueError) as error:
-        report.add("unreadable_annotation", f"{stem} ({error})")
-        return None
-
-    declared = f"{_text(root, 'size/width')}x{_text(root, 'size/height')}"
-    orientation = 1
-    if declared != f"{width}x{height}":
-        if declared == f"{height}x{width}":
-            *_, orientation = read_header(image)
-        known = "size_missing" if declared in ("x", "0x0") else "size_differs"
-        kind = "boxes_turned" if orientation > 4 else known
-        report.add(kind, f"{stem} (xml {declared}, image {width}x{height})")
-        if kind == "size_differs":
-            return None
+    one_based: bool,
+    source: Source,
+) -> tuple[Box, ...]:
+    report, stem = source.report, pair.name
+    declared = [_text(root, f"size/{side}") for side in ("width", "height")]
+    turn = orientation_of(pair, "xml", declared, size, report)
     # Only the stems are compared: 170 of the authors' files leave out the ".jpg".
-    if Path(_text(root, "filename")).stem != stem:
-        report.add("filename_differs", f"{stem} (xml {_text(root, 'filename')!r})")
-
-    boxes = (
-        _read_box(node, f"{stem} object {number}", width, height, orientation, classes, report)
-        for number, node in enumerate(root.iter("object"))
-    )
-    boxes = tuple(box for box in boxes if box is not None)
+    filename = _text(root, "filename").replace("\\", "/")
+    if filename and Path(filename).stem != Path(stem).name:
+        report.add("filename_differs", f"{stem} (xml {filename!r})")
+    boxes = []
+    for number, node in enumerate(root.iter("object")):
+        where = f"{stem} object {number}"
+        name = _text(node, "name")
+        if name not in classes:
+            report.add("unknown_class", f"{where} ({name!r})")
+            continue
+        left, top, right, bottom = _corners(node)
+        # Counted from 1, last pixel included, NEU-DET's corners run from 1 (1474 times; never 0) to
+        # 200 (561 times) in 200 pixels. By edges, the box begins one lower and ends there.
+        corners = upright_box((left - one_based, top - one_based, right, bottom), turn, *size)
+        if box := box_inside(name, corners, size, where, report):
+            boxes.append(box)
     if not boxes:
         report.add("defect_without_box", stem)
-    return Record(stem, image.name, image, width, height, digest, boxes)
+    return tuple(boxes)
 
 
-def _read_box(
-    node: ElementTree.Element,
-    where: str,
-    width: int,
-    height: int,
-    orientation: int,
-    classes: Collection[str],
-    report: Report,
-) -> Box | None:
-    name = _text(node, "name")
-    if name not in classes:
-        report.add("unknown_class", f"{where} ({name!r})")
-        return None
-    texts = [_text(node, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+def _corners(node: ElementTree.Element) -> tuple[float, ...]:
     try:
-        xmin, ymin, xmax, ymax = map(float, texts)
+        return tuple(
+            float(_text(node, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")
+        )
     except ValueError:
-        xmin = ymin = xmax = ymax = math.nan
-    # VOC counts pixels from 1 and includes the last one. NEU-DET does so too: in 200 pixel wide
-    # images its corners run from 1 (1474 times; never 0) to 200 (561 times). Counted by pixel
-    # edges from 0, the box thus begins one lower and ends at the same number.
-    given = upright_box((xmin - 1, ymin - 1, xmax, ymax), orientation, width, height)
-    left, top = max(given[0], 0.0), max(given[1], 0.0)
-    right, bottom = min(given[2], float(width)), min(given[3], float(height))
-    # Written so that a NaN, too, ends here.
-    if not (right > left and bottom > top):
-        report.add("box_dropped", f"{where} ({' '.join(texts)})")
-        return None
-    if (left, top, right, bottom) != given:
-        report.add("box_clipped", f"{where} ({' '.join(texts)})")
-    size = (right - left, bottom - top)
-    return Box(name, (left, top, *size), size[0] * size[1])
+        return (math.nan,) * 4
 
 
 def _text(node: ElementTree.Element, path: str) -> str:
