@@ -16,6 +16,7 @@ from detectron2_agssp.version import __version__
 _PUBLIC = {
     "Pretrained": "engine.pretrain",
     "add_agssp_config": "config",
+    "predict": "inference.predict",
     "pretrain": "engine.pretrain",
 }
 _IMPORT_MACHINERY = ("importlib._bootstrap", "importlib._bootstrap_external")

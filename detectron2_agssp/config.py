@@ -282,6 +282,16 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     predict = cfg.AGSSP.PREDICT = CfgNode()
     # Names in the order of training; () takes those that are recorded with the weights.
     predict.CLASSES = ()
+    # Images, or tiles, a batch. On a CPU several batches are predicted at once.
+    predict.BATCH_SIZE = 8
+    # Threads that read images and, on a CPU, share its cores between them; -1: up to 4.
+    predict.NUM_WORKERS = -1
+    # Of neighbouring tiles, as a share of their side, in (0, 0.5].
+    predict.TILE_OVERLAP = 0.2
+    # Draw every image into pictures/.
+    predict.PICTURES = True
+    # A map folder of the same images, whose maps the report shows beside the detections; "" none.
+    predict.MAPS = ""
 
     # ---- Training, in any DefaultTrainer -----------------------------------------------------
     # SOLVER.CLIP_GRADIENTS.CLIP_TYPE knows "full_model", too: the norm of all gradients together.

@@ -13,7 +13,7 @@ from torch import nn
 from detectron2_agssp.checkpoint.loading import load_trained, load_weights
 from detectron2_agssp.checkpoint.record import KEY, num_classes_of
 from detectron2_agssp.io.config_reading import read_config, use_available_device
-from detectron2_agssp.io.files import user_path
+from detectron2_agssp.io.files import read_text, user_path
 from detectron2_agssp.io.weight_files import read_weight_file
 from detectron2_agssp.modeling import AnomalyDistiller
 
@@ -122,7 +122,7 @@ def _read_config(path: Path, options: Sequence[str]) -> CfgNode:
             "of. Put the config that they were trained with there; a training leaves it in its "
             "output folder."
         )
-    if "_target_:" in path.read_text(encoding="utf-8", errors="replace"):
+    if "_target_:" in read_text(path):
         raise ValueError(
             f"{path} is a LazyConfig, whose models only its own program can build. Write a yaml "
             f"config of the same detector (see configs/finetune) into {path.parent}."

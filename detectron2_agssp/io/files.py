@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -107,6 +108,15 @@ def read_text(path: str | Path) -> str:
     encoded = read_regular(path, MAX_TEXT_BYTES)
     is_utf16 = encoded.startswith((b"\xff\xfe", b"\xfe\xff"))
     return encoded.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
+
+
+def file_digest(path: str | Path) -> str:
+    """What tells the content of a file from that of others."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

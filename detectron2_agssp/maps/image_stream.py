@@ -1,6 +1,5 @@
 """A lazy stream of decoded images, batched by shape: memory does not grow with their number."""
 
-import hashlib
 import heapq
 import itertools
 import os
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detectron2_agssp.io.files import escaped_name
+from detectron2_agssp.io.files import escaped_name, file_digest
 from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.maps.geometry import InputGeometry
 from detectron2_agssp.maps.manifest import seeded_rank
@@ -161,15 +160,7 @@ def file_state(path: str) -> dict:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return {}
-    return {"bytes": status.st_size, "modified": status.st_mtime_ns, "digest": _digest(path)}
-
-
-def _digest(path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns, "digest": file_digest(path)}
 
 
 def is_same_file(path: str, state: dict) -> bool:
@@ -181,7 +172,7 @@ def is_same_file(path: str, state: dict) -> bool:
         status = os.stat(path)
         if status.st_size != state.get("bytes"):
             return False
-        return status.st_mtime_ns == state.get("modified") or _digest(path) == state["digest"]
+        return status.st_mtime_ns == state.get("modified") or file_digest(path) == state["digest"]
     except OSError:
         return False
 

@@ -72,14 +72,8 @@ class MapStore:
 
     @staticmethod
     def map_name(image: str) -> str:
-        """Path of an image's map, relative to the folder. A name that ".npy" would make too long is
-        cut, and ends with a digest instead of an image's suffix: no two images share a map."""
-        folder, slash, name = image.rpartition("/")
-        encoded = os.fsencode(name)
-        if len(encoded) > MAX_NAME - len(".npy"):
-            digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
-            name = f"{encoded[:200].decode(errors='ignore')}~{digest}"
-        return f"maps/{folder}{slash}{name}.npy"
+        """Path of an image's map, relative to the folder."""
+        return f"maps/{derived_name(image, '.npy')}"
 
     # ---- the scorer ----------------------------------------------------------------------
 
@@ -253,6 +247,17 @@ def _scorer_fault(info: dict) -> str:
     if not all(type(end) in (int, float) and abs(end) < 1e300 for end in ends):
         return f"its calibration is {reprlib.repr(info['calibration'])}"
     return "" if ends[0] < ends[1] else "its calibration needs low < high"
+
+
+def derived_name(image: str, suffix: str) -> str:
+    """Path of a file that is made of an image. A name that the suffix would make too long is cut,
+    and ends with a digest instead of an image's suffix: no two images share a file."""
+    folder, slash, name = image.rpartition("/")
+    encoded = os.fsencode(name)
+    if len(encoded) > MAX_NAME - len(suffix):
+        digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        name = f"{encoded[:200].decode(errors='ignore')}~{digest}"
+    return f"{folder}{slash}{name}{suffix}"
 
 
 def parse_shard(text: str) -> Shard | None:

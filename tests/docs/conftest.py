@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.inference.runs import write_run
 from tests.tiny_data import HEIGHT, WIDTH, write_datasets
 
 
 @pytest.fixture(scope="package")
 def sample(tmp_path_factory):
-    """images/, masks/, labels.json, and maps/ of the images; the labels and images also as my/;
-    datasets/ as $DETECTRON2_DATASETS. Not to be changed: copy it."""
+    """images/, masks/, labels.json, and maps/ of the images, and the run/ of a detector; the labels
+    and images also as my/; datasets/ as $DETECTRON2_DATASETS. Not to be changed: copy it."""
     root = tmp_path_factory.mktemp("docs")
     made = write_datasets(root / "datasets")
     shutil.copytree(made / "neu_det" / "images", root / "images")
@@ -25,6 +26,7 @@ def sample(tmp_path_factory):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         mask[y : y + height, x : x + width] = 255
         Image.fromarray(mask).save(root / "masks" / f"{label['image_id'] - 1}.png")
+    write_run(root / "run")
     shutil.copytree(root / "images", root / "my" / "images")
     shutil.copy(root / "labels.json", root / "my" / "train.json")
     return root

@@ -15,6 +15,8 @@ SETTINGS = {
     **SMALL_TIMM,
     "AGSSP.TIMM.MODEL": "mobilenetv3_small_050",
     "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
     "INPUT.MIN_SIZE_TEST": 64,
     "DATASETS.TRAIN": ("nosuch_train",),
     "DATASETS.TEST": (),

@@ -1,0 +1,76 @@
+"""Predicts boxes on new images with a trained detector.
+
+IMAGES is a folder (searched recursively), an image, a video, or a .txt file with a path per line.
+OUT gets predictions.json (COCO), report.html and pictures/. The same command again goes on after an
+interruption, or with images that were added.
+"""
+
+import argparse
+
+HELP = "boxes on new images: predictions.json, pictures, a report"
+EXAMPLE = "agssp predict output/finetune images out --threshold 0.3 --tile 512"
+GO_ON = "The same command again goes on: the images that were predicted are kept."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", help="output folder of agssp train, or a weight file in it"
+    )
+    parser.add_argument("images", metavar="IMAGES", help="folder, image, video or list")
+    parser.add_argument("output", metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="smallest score of a detection (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="predict larger images in tiles of PX pixels a side, at their own scale",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of neighbouring tiles, as a share of their side (AGSSP.PREDICT.TILE_OVERLAP; "
+        "default: 0.2)",
+    )
+    parser.add_argument(
+        "--maps", metavar="MAPS", help="map folder of the same images, shown in the report"
+    )
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="pairs that override the run's config, such as AGSSP.PREDICT.PICTURES False",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from detectron2.utils.logger import setup_logger
+
+    from detectron2_agssp.inference.predict import predict
+    from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+
+    keep_freed_memory()
+    setup_logger(name="detectron2_agssp")
+    options = list(args.opts)
+    if args.overlap is not None:
+        options += ["AGSSP.PREDICT.TILE_OVERLAP", str(args.overlap)]
+    if args.maps is not None:
+        options += ["AGSSP.PREDICT.MAPS", args.maps]
+    found = predict(
+        args.run,
+        args.images,
+        args.output,
+        threshold=args.threshold,
+        tile=args.tile,
+        options=options,
+    )
+    count = sum(len(one["scores"]) for one in found.values())
+    print(f"{count} detections in {len(found)} images: see {args.output}/report.html")

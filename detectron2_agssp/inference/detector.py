@@ -1,0 +1,108 @@
+"""A run's detector on images: equally large ones in a batch, others in tiles."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pycocotools.mask as coco_masks
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+from detectron2_agssp.data.model_input import model_input
+from detectron2_agssp.inference.run import Run
+from detectron2_agssp.inference.tiles import Frame, cut_tiles, merge_tiles, tile_frames
+
+# Of an image: "boxes" (K, 4) float32 XYXY in its pixels, "scores" (K,) float32 and "classes" (K,)
+# int64, by falling score; of a model with masks, on an image that is not tiled, "masks", K run
+# lengths as COCO's.
+Detections = dict[str, Tensor | list[dict]]
+
+
+class Detector:
+    """The detections of images (H, W, 3) uint8, RGB, with a score of at least ``threshold``.
+
+    Args:
+        run: whose model is built.
+        threshold: in [0, 1]; the model's own, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST, holds too.
+        tile: side of tiles in pixels of the image; 0: images are taken whole, and so are those that
+            one tile covers.
+        tile_overlap: of neighbouring tiles, as a share of their side, in (0, 0.5].
+        batch_size: images or tiles, at most.
+
+    Raises:
+        ValueError: an argument is out of its range, or as of :meth:`Run.build_model`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        threshold: float,
+        tile: int = 0,
+        tile_overlap: float = 0.2,
+        batch_size: int = 8,
+    ):
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"A threshold is in [0, 1], got {threshold}.")
+        if batch_size < 1:
+            raise ValueError(f"AGSSP.PREDICT.BATCH_SIZE must be positive, got {batch_size}.")
+        if not 0 < tile_overlap <= 0.5:
+            raise ValueError(
+                f"AGSSP.PREDICT.TILE_OVERLAP must be in (0, 0.5], got {tile_overlap}: what lies "
+                "across a seam is put together by what both tiles see of it."
+            )
+        self.cfg = run.cfg
+        self.threshold = threshold
+        self.tile = tile
+        self.tile_overlap = tile_overlap
+        self.batch_size = batch_size
+        self.model = run.build_model()
+        stride = max(shape.stride for shape in self.model.backbone.output_shape().values())
+        if tile and tile < stride:
+            raise ValueError(
+                f"A tile of {tile} pixels is smaller than {stride}, the largest stride of the "
+                "detector. Tiles are best as large as the images that it was trained on."
+            )
+        # Before NMS, where what goes anyway takes time; `>` there is `>=` here.
+        lowest = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+        self.nms_iou = 0.5
+        for module in self.model.modules():
+            if hasattr(module, "test_score_thresh"):
+                module.test_score_thresh = max(module.test_score_thresh, lowest)
+                self.nms_iou = module.test_nms_thresh
+
+    def frames(self, height: int, width: int) -> list[Frame]:
+        """XYXY of the tiles of an image; one of the whole image where they are not needed."""
+        return tile_frames(height, width, self.tile or max(height, width), self.tile_overlap)
+
+    def __call__(self, images: list[np.ndarray]) -> list[Detections]:
+        """Detects in images of one shape."""
+        frames = self.frames(*images[0].shape[:2])
+        if len(frames) == 1:
+            return list(self._detect(images))
+        tiles = (list(self._detect(cut_tiles(image, frames))) for image in images)
+        return [merge_tiles(found, frames, nms_iou=self.nms_iou) for found in tiles]
+
+    def _detect(self, images: list[np.ndarray]) -> Iterator[Detections]:
+        for start in range(0, len(images), self.batch_size):
+            batch = [model_input(self.cfg, im) for im in images[start : start + self.batch_size]]
+            with torch.inference_mode():
+                outputs = [output["instances"].to("cpu") for output in self.model(batch)]
+            yield from map(self._plain, outputs)
+
+    def _plain(self, instances: Instances) -> Detections:
+        kept = instances[instances.scores >= self.threshold]
+        # Outside inference mode tensors can be changed in place, and be pickled, again.
+        found: Detections = {
+            "boxes": kept.pred_boxes.tensor.float().clone(),
+            "scores": kept.scores.float().clone(),
+            "classes": kept.pred_classes.clone(),
+        }
+        if kept.has("pred_masks"):
+            found["masks"] = [_run_lengths(mask.numpy()) for mask in kept.pred_masks]
+        return found
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    coded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode()}
