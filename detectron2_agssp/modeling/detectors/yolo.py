@@ -4,8 +4,6 @@ A decoupled head on p3, p4 and p5 of any pyramid, sides as distributions (Genera
 task-aligned assignment (TOOD), CIoU. Written from these papers.
 """
 
-import logging
-
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
@@ -16,10 +14,9 @@ from torchvision.ops import batched_nms
 
 from detectron2_agssp.modeling.backbone.pyramid import levels_of
 from detectron2_agssp.modeling.detectors.assignment import task_aligned_assignment
+from detectron2_agssp.modeling.detectors.labels import UsableLabels
 from detectron2_agssp.modeling.detectors.yolo_head import YOLOHead, decode_boxes, level_points
 from detectron2_agssp.modeling.detectors.yolo_losses import yolo_losses
-
-logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -88,7 +85,7 @@ class YOLO(DenseDetector):
         self.test_nms_thresh = test_nms_thresh
         self.max_detections_per_image = max_detections_per_image
         self.input_format = input_format
-        self._has_told_of_empty_boxes = False
+        self._usable = UsableLabels(head.num_classes, "AGSSP.YOLO.NUM_CLASSES")
 
     @classmethod
     def from_config(cls, cfg):
@@ -187,27 +184,6 @@ class YOLO(DenseDetector):
         if self.weight_by_score and instances.has("gt_scores"):
             weights[positive] = instances.gt_scores[matched[positive]].to(weights)
         return assignment.targets, classes, of_points, weights
-
-    def _usable(self, gt_instances: list[Instances]) -> list[Instances]:
-        """Without boxes that have no area; the first time, their number goes into the log."""
-        usable = []
-        for instances in gt_instances:
-            unknown = [c for c in instances.gt_classes.tolist() if not 0 <= c < self.num_classes]
-            if unknown:
-                raise ValueError(
-                    f"A box has the class {unknown[0]}, but AGSSP.YOLO.NUM_CLASSES is "
-                    f"{self.num_classes}: set it to the number of classes of DATASETS.TRAIN."
-                )
-            usable.append(instances[instances.gt_boxes.nonempty()])
-        dropped = sum(map(len, gt_instances)) - sum(map(len, usable))
-        if dropped and not self._has_told_of_empty_boxes:
-            self._has_told_of_empty_boxes = True
-            logger.warning(
-                "%d boxes of this batch have no area and are left out, and so will be others; "
-                "correct the labels. This is said once.",
-                dropped,
-            )
-        return usable
 
     def forward_inference(
         self,

@@ -1,0 +1,47 @@
+"""What detectors can learn of the labels that they are given."""
+
+import logging
+from collections.abc import Sequence
+
+from detectron2.structures import Instances
+
+logger = logging.getLogger(__name__)
+
+
+class UsableLabels:
+    """Takes out boxes without area and refuses classes that the detector does not have.
+
+    Args:
+        num_classes: of the detector.
+        key: the config key of their number, for the error.
+    """
+
+    def __init__(self, num_classes: int, key: str):
+        self.num_classes = num_classes
+        self.key = key
+        self._has_told_of_empty_boxes = False
+
+    def __call__(self, gt_instances: Sequence[Instances]) -> list[Instances]:
+        """Without boxes that have no area; the first time, their number goes into the log.
+
+        Raises:
+            ValueError: a box of a class that the detector does not have.
+        """
+        usable = []
+        for instances in gt_instances:
+            unknown = [c for c in instances.gt_classes.tolist() if not 0 <= c < self.num_classes]
+            if unknown:
+                raise ValueError(
+                    f"A box has the class {unknown[0]}, but {self.key} is {self.num_classes}: set "
+                    "it to the number of classes of DATASETS.TRAIN."
+                )
+            usable.append(instances[instances.gt_boxes.nonempty()])
+        dropped = sum(map(len, gt_instances)) - sum(map(len, usable))
+        if dropped and not self._has_told_of_empty_boxes:
+            self._has_told_of_empty_boxes = True
+            logger.warning(
+                "%d boxes of this batch have no area and are left out, and so will be others; "
+                "correct the labels. This is said once.",
+                dropped,
+            )
+        return usable
