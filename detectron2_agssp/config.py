@@ -265,6 +265,34 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     yolo.TOPK_CANDIDATES_TEST = 3000  # pairs of point and class per image, before NMS
     yolo.NMS_THRESH_TEST = 0.7  # IoU
 
+    # ---- DINO ------------------------------------------------------------------------------------
+    # MODEL.META_ARCHITECTURE: DINO, on any backbone with these levels, and no pyramid (such as
+    # build_resnet_backbone); TEST.DETECTIONS_PER_IMAGE holds as ever.
+    dino = cfg.AGSSP.DINO = CfgNode()
+    dino.NUM_CLASSES = 80
+    dino.IN_FEATURES = ("res3", "res4", "res5")  # from the finest; a level is made of the last
+    # Queries, 100 to 900: the most that can be found in an image.
+    dino.NUM_QUERIES = 900
+    dino.HIDDEN_DIM = 256  # channels, a multiple of 32 and of NUM_HEADS
+    dino.FEEDFORWARD_DIM = 2048
+    dino.ENCODER_LAYERS = 6
+    dino.DECODER_LAYERS = 6
+    dino.NUM_HEADS = 8
+    dino.NUM_POINTS = 4  # that a head looks at on each level
+    # Score of every class before training, in (0, 1).
+    dino.PRIOR_PROB = 0.01
+    # Denoising: queries per image at most, half of them with strong noise (0: none); share of
+    # labels that become another class, in [0, 1]; of noise on boxes, where 1 shifts sides by up to
+    # half a box, and by a half to a whole where it is strong.
+    dino.DN_QUERIES = 300
+    dino.DN_LABEL_NOISE = 0.25
+    dino.DN_BOX_NOISE = 1.0
+    # Of class (focal), L1 and GIoU, in the matching of queries and boxes, and of the losses.
+    dino.MATCH_WEIGHTS = (2.0, 5.0, 2.0)
+    dino.LOSS_WEIGHTS = (1.0, 5.0, 2.0)
+    dino.FOCAL_LOSS_ALPHA = 0.25
+    dino.FOCAL_LOSS_GAMMA = 2.0
+
     # A path-aggregation pyramid on ResNet or Swin: build_resnet_pafpn_backbone,
     # build_swin_pafpn_backbone (CSPDarknet's is as wide as its features).
     pafpn = cfg.AGSSP.PAFPN = CfgNode()
@@ -297,7 +325,10 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # SOLVER.CLIP_GRADIENTS.CLIP_TYPE knows "full_model", too: the norm of all gradients together.
     solver = cfg.AGSSP.SOLVER = CfgNode()
     solver.OPTIMIZER = "SGD"  # Detectron2's own, or "ADAMW"
+    # Of AdamW; and modules or parameters by name, such as "backbone", with their share of the rate.
     solver.BETAS = (0.9, 0.999)
+    solver.SLOW_PARTS = ()
+    solver.SLOW_FACTOR = 0.1
     # Passes over DATASETS.TRAIN: MAX_ITER becomes so many, and STEPS, CHECKPOINT_PERIOD and
     # TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are.
     solver.EPOCHS = 0.0

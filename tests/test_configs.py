@@ -113,7 +113,7 @@ def test_stage(path):
         assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
     else:
         heads = {"RetinaNet": cfg.MODEL.RETINANET, "FCOS": cfg.AGSSP.FCOS}
-        heads["YOLO"] = cfg.AGSSP.YOLO
+        heads |= {"YOLO": cfg.AGSSP.YOLO, "DINO": cfg.AGSSP.DINO}
         head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
         assert {"agdp": 1, "finetune": num_classes}[stage] == head.NUM_CLASSES
     if stage == "agdp":

@@ -142,6 +142,7 @@ class Workspace:
             "MODEL.RETINANET.NUM_CLASSES": num_classes,
             "AGSSP.FCOS.NUM_CLASSES": num_classes,
             "AGSSP.YOLO.NUM_CLASSES": num_classes,
+            "AGSSP.DINO.NUM_CLASSES": num_classes,
             "SOLVER.BASE_LR": learning_rate,
             "SOLVER.MAX_ITER": iterations,
             "TEST.EVAL_PERIOD": math.ceil(iterations / self.benchmark.validations),

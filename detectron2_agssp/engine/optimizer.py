@@ -81,8 +81,24 @@ def install_optimizers() -> None:
 
 
 def build_adamw(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW by ``SOLVER`` and ``AGSSP.SOLVER.BETAS``: no decay on norms, biases and position
-    tables; gradients clipped by ``SOLVER.CLIP_GRADIENTS``."""
+    """AdamW by ``SOLVER`` and ``AGSSP.SOLVER``: no decay on norms, biases and position tables;
+    ``SLOW_PARTS`` learn at their share of the rate; gradients clipped by
+    ``SOLVER.CLIP_GRADIENTS``.
+
+    Raises:
+        ValueError: the model lacks one of ``SLOW_PARTS``.
+    """
+    own = cfg.AGSSP.SOLVER
+    parts = {part for name, _ in model.named_parameters() for part in name.split(".")}
+    if unknown := sorted(set(own.SLOW_PARTS) - parts):
+        raise ValueError(
+            f"AGSSP.SOLVER.SLOW_PARTS has {unknown}, and no parameter of {type(model).__name__} "
+            "has such a part in its name."
+        )
+
+    def factor(name: str) -> float:
+        return own.SLOW_FACTOR if set(own.SLOW_PARTS) & set(name.split(".")) else 1.0
+
     no_decay = {name: {"weight_decay": 0.0} for name in POSITION_TABLES}
     groups = get_default_optimizer_params(
         model,
@@ -90,12 +106,13 @@ def build_adamw(cfg, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         weight_decay_norm=0.0,
         weight_decay_bias=0.0,
+        lr_factor_func=factor,
         overrides=no_decay,
     )
     optimizer = torch.optim.AdamW(
         groups,
         lr=cfg.SOLVER.BASE_LR,
-        betas=tuple(cfg.AGSSP.SOLVER.BETAS),
+        betas=tuple(own.BETAS),
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
     )
     return maybe_add_gradient_clipping(cfg, optimizer)

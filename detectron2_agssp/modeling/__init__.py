@@ -22,6 +22,7 @@ from detectron2_agssp.modeling.backbone.vit import (
     build_vit_backbone,
     build_vit_fpn_backbone,
 )
+from detectron2_agssp.modeling.detectors.dino import DINO
 from detectron2_agssp.modeling.detectors.fcos import FCOS, build_fcos_resnet_fpn_backbone
 from detectron2_agssp.modeling.detectors.yolo import YOLO
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
@@ -29,6 +30,7 @@ from detectron2_agssp.modeling.losses import distillation_loss, resize_target
 from detectron2_agssp.modeling.pretext import PRETEXT_REGISTRY
 
 __all__ = [
+    "DINO",
     "FCOS",
     "PAFPN",
     "PRETEXT_REGISTRY",

@@ -6,7 +6,7 @@ from detectron2.engine import DefaultTrainer
 from torch import nn
 
 from detectron2_agssp.engine import AGSSPTrainer, build_adamw
-from tests.tiny_models import SMALL_TIMM, make_cfg, make_model
+from tests.tiny_models import SMALL_R50, SMALL_TIMM, make_cfg, make_model
 
 SETTINGS = {
     "SOLVER.BASE_LR": 0.25,
@@ -79,6 +79,43 @@ def test_settings_arrive():
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
     assert model.conv.weight.grad.abs().max() == pytest.approx(1e-3)
+
+
+def rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Parameter name -> learning rate."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_slow_parts_learn_at_their_share_of_the_rate():
+    """Modules and parameters, by whole names."""
+    parts = {"AGSSP.SOLVER.SLOW_PARTS": ("attention", "pos_embed"), "AGSSP.SOLVER.SLOW_FACTOR": 0.5}
+    model = Small()
+    found = rates(model, build_adamw(make_cfg("agbp/R50.yaml", SETTINGS, parts), model))
+    slow = {name for name in found if name.startswith("attention.")} | {"pos_embed"}
+    assert found == {name: 0.125 if name in slow else 0.25 for name in found}
+    assert decays(model, build_adamw(make_cfg("agbp/R50.yaml", SETTINGS, parts), model))
+
+
+def test_a_slow_part_that_the_model_does_not_have():
+    cfg = make_cfg("agbp/R50.yaml", SETTINGS, {"AGSSP.SOLVER.SLOW_PARTS": ("conv", "convs")})
+    with pytest.raises(ValueError, match=r"SLOW_PARTS has \['convs'\], and no parameter of Small"):
+        build_adamw(cfg, Small())
+
+
+@pytest.mark.parametrize("stage", ["agdp", "finetune"])
+def test_dino_s_backbone_and_sampling_offsets_are_slow(stage):
+    """In the stock trainer, too."""
+    cfg = make_cfg(f"{stage}/dino_R50.yaml", SMALL_R50)
+    model = make_model(f"{stage}/dino_R50.yaml", SMALL_R50)
+    optimizer = DefaultTrainer.build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    found = rates(model, optimizer)
+    slow = {name for name, rate in found.items() if rate == pytest.approx(1e-5)}
+    assert {found[name] for name in found.keys() - slow} == {1e-4}
+    named = {name for name in found if name.startswith("backbone.") or "sampling_offsets" in name}
+    assert slow == named
+    assert any(name.startswith("backbone.") for name in slow) == (stage == "finetune")
 
 
 def test_sgd_is_detectron2_s_own():

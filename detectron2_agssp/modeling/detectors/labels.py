@@ -2,8 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from detectron2.structures import Instances
+from torch import Tensor
+from torchvision.ops import box_convert
 
 logger = logging.getLogger(__name__)
 
@@ -45,3 +49,28 @@ class UsableLabels:
                 dropped,
             )
         return usable
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The K boxes of a batch, one image after the other.
+
+    Attributes:
+        counts: boxes of each image.
+        classes: (K,) int64.
+        boxes: (K, 4) x, y of the centre, width and height, as shares of the image's.
+    """
+
+    counts: list[int]
+    classes: Tensor
+    boxes: Tensor
+
+    @classmethod
+    def of(cls, gt_instances: Sequence[Instances]) -> "Truth":
+        shares = []
+        for instances in gt_instances:
+            height, width = instances.image_size
+            boxes = box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh")
+            shares.append(boxes / boxes.new_tensor([width, height, width, height]))
+        classes = [instances.gt_classes for instances in gt_instances]
+        return cls([len(own) for own in classes], torch.cat(classes), torch.cat(shares))

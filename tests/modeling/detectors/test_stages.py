@@ -9,6 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.events import EventStorage
 
+from detectron2_agssp.checkpoint.coverage import bottom_up_of
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from tests.tiny_models import SMALL_R50, copy_of, detection_inputs, make_model, randomize
 
@@ -21,7 +22,18 @@ SMALL_YOLO = {
     "AGSSP.SWIN.DEPTHS": (1, 1, 2, 1),
     "AGSSP.SWIN.NUM_HEADS": (1, 2, 2, 4),
 }
+SMALL_DINO = {
+    **SMALL_YOLO,
+    "AGSSP.DINO.HIDDEN_DIM": 32,
+    "AGSSP.DINO.FEEDFORWARD_DIM": 16,
+    "AGSSP.DINO.ENCODER_LAYERS": 1,
+    "AGSSP.DINO.NUM_POINTS": 2,
+    "AGSSP.DINO.DN_QUERIES": 8,
+}
 YOLO_PREDICTORS = [f"head.cls_score.{level}" for level in range(3)]
+# One per decoder layer, one that chooses queries.
+DINO_PREDICTORS = [f"transformer.class_branches.{branch}" for branch in range(7)]
+DINO_PREDICTORS.append("label_embedding")
 SETTINGS = {
     "fcos_R50_fpn": {**SMALL_R50, "AGSSP.FCOS.NORM": "", "AGSSP.FCOS.NUM_CONVS": 1},
     "cascade_rcnn_R50_fpn": SMALL_R50,
@@ -30,6 +42,8 @@ SETTINGS = {
     "yolo_swin_b": SMALL_YOLO,
     "yolo_cspdarknet_s": SMALL_YOLO,
     "yolo_cspdarknet_n": SMALL_YOLO,
+    "dino_R50": SMALL_DINO,
+    "dino_swin_b": SMALL_DINO,
 }
 CLASS_PREDICTORS = {
     "fcos_R50_fpn": ["head.cls_score"],
@@ -43,6 +57,8 @@ CLASS_PREDICTORS = {
     "yolo_swin_b": YOLO_PREDICTORS,
     "yolo_cspdarknet_s": YOLO_PREDICTORS,
     "yolo_cspdarknet_n": YOLO_PREDICTORS,
+    "dino_R50": DINO_PREDICTORS,
+    "dino_swin_b": DINO_PREDICTORS,
 }
 STAGES = [(stage, name) for stage in ("agdp", "finetune") for name in SETTINGS]
 
@@ -101,16 +117,19 @@ def test_agdp_weights_take_another_number_of_classes(name, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("agbp", "name"),
-    [(name, f"yolo_{name}") for name in ("R50", "swin_b", "cspdarknet_s", "cspdarknet_n")],
+    [
+        *((name, f"yolo_{name}") for name in ("R50", "swin_b", "cspdarknet_s", "cspdarknet_n")),
+        *((name, f"dino_{name}") for name in ("R50", "swin_b")),
+    ],
 )
-def test_agbp_weights_start_a_yolo(agbp, name, tmp_path, caplog):
-    distiller = make_model(f"agbp/{agbp}.yaml", SMALL_YOLO, {"VIS_PERIOD": 0})
+def test_agbp_weights_start_a_detector(agbp, name, tmp_path, caplog):
+    distiller = make_model(f"agbp/{agbp}.yaml", SETTINGS[name], {"VIS_PERIOD": 0})
     randomize(distiller.backbone)
     CheckedCheckpointer(distiller, str(tmp_path)).save("model_final")
-    model = make_model(f"agdp/{name}.yaml", SMALL_YOLO, seed=1)
+    model = make_model(f"agdp/{name}.yaml", SETTINGS[name], seed=1)
     caplog.clear()
     DetectionCheckpointer(model).load(str(tmp_path / "model_final.pth"))
-    loaded = model.backbone.bottom_up.state_dict()
+    loaded = bottom_up_of(model.backbone).state_dict()
     weights = distiller.backbone.state_dict()
     expected = {path: tensor for path, tensor in weights.items() if path in loaded}
     assert len(expected) > 0.9 * len(loaded)
@@ -119,6 +138,6 @@ def test_agbp_weights_start_a_yolo(agbp, name, tmp_path, caplog):
     # What AGBP of Swin does not have: the norms of the features that it does not distil.
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     said = "\n".join(record.getMessage() for record in warnings)
-    lacking = set(re.findall(r"bottom_up\.(\w+)", said))
+    lacking = set(re.findall(r"(?:backbone|bottom_up)\.(norm\d)", said))
     assert lacking == ({"norm1", "norm2"} if "swin" in name else set())
     assert bool(said) == bool(lacking)
