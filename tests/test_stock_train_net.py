@@ -16,7 +16,7 @@ import torch
 from detectron2_agssp.io.coco import read_coco, subset, write_coco
 from detectron2_agssp.modeling import TimmBackbone
 from tests.tiny_data import final_metrics, write_datasets
-from tests.tiny_models import CONFIGS, ROOT
+from tests.tiny_models import CONFIGS, ROOT, SMALL_R50
 
 # Each script runs its commands in a fork of a process that has done the slow imports.
 RUNNER = """
@@ -48,6 +48,19 @@ YAML_OF_STAGE = {
     "agdp": {"DATASETS.TRAIN": ("agssp_tiny_boxes",)},
     # The rate is so small that what was loaded is still recognised after training.
     "finetune": {"DATASETS.TRAIN": ("neu_det_train",), "SOLVER.BASE_LR": 1e-9},
+}
+
+DINO_CONFIGS = {stage: f"{stage}/dino_R50.yaml" for stage in STAGES[1:]}
+DINO_SETTINGS = {
+    **SMALL_R50,
+    "AGSSP.DINO.HIDDEN_DIM": 32,
+    "AGSSP.DINO.FEEDFORWARD_DIM": 16,
+    "AGSSP.DINO.ENCODER_LAYERS": 1,
+    "AGSSP.DINO.DECODER_LAYERS": 2,
+    "AGSSP.DINO.DN_QUERIES": 8,
+    "AGSSP.SOLVER.EPOCHS": 0.0,
+    "SOLVER.STEPS": (2,),
+    "TEST.EVAL_PERIOD": 0,
 }
 
 LAZY_CONFIGS = [
@@ -136,12 +149,11 @@ def run_stock(commands: list, folder: Path, datasets: Path) -> subprocess.Comple
     return done
 
 
-def run_stock_stages(
+def stage_commands(
     configs: dict[str, str], settings: dict, folder: Path, of_stage: dict[str, dict] | None = None
-) -> None:
+) -> list[list[str]]:
     """Trains yaml configs (stage -> path below ``configs``), each from the one before, in
     ``folder / stage``; ``settings``, and those ``of_stage``, win over ``YAML_SETTINGS``."""
-    datasets = write_datasets(folder / "datasets")
     commands, start = [], ""
     for stage, config in configs.items():
         keys = {
@@ -155,7 +167,15 @@ def run_stock_stages(
         command = [str(stock_script("train_net.py")), "--config-file", str(CONFIGS / config)]
         commands.append([*command, *words])
         start = folder / stage / "model_final.pth"
-    run_stock([commands], folder, datasets)
+    return commands
+
+
+def run_stock_stages(
+    configs: dict[str, str], settings: dict, folder: Path, of_stage: dict[str, dict] | None = None
+) -> None:
+    """Runs :func:`stage_commands` on tiny data."""
+    datasets = write_datasets(folder / "datasets")
+    run_stock([stage_commands(configs, settings, folder, of_stage)], folder, datasets)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +190,7 @@ def folder(tmp_path_factory) -> Path:
         starts = ["", *(str(output / "model_final.pth") for output in outputs)]
         commands.append(list(map(make_command, STAGES, configs, outputs, starts)))
     commands[0] += own_commands(folder, datasets)
+    commands.append(stage_commands(DINO_CONFIGS, DINO_SETTINGS, folder / "dino"))
     done = run_stock(commands, folder, datasets)
     # Without the colours.
     (folder / "console.txt").write_text(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
@@ -272,3 +293,25 @@ def test_a_config_of_init_trains_on_its_own_data(folder):
     for name in backbone_of(agdp["model"]):
         name = f"backbone.bottom_up.net.{name}"
         torch.testing.assert_close(tuned["model"][name], agdp["model"][name], rtol=0, atol=1e-5)
+
+
+def test_dino_by_adamw(folder):
+    """Frozen backbone and one class, then six: class branches and label embedding start afresh."""
+    content = {}
+    for stage in DINO_CONFIGS:
+        metrics = final_metrics(folder / "dino" / stage)
+        losses = [value for name, value in metrics.items() if "loss_dino" in name]
+        assert len(losses) == 9
+        assert all(map(math.isfinite, losses))
+        path = folder / "dino" / stage / "model_final.pth"
+        content[stage] = torch.load(path, weights_only=True)
+        groups = content[stage]["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        assert all("betas" in group for group in groups)
+    assert "bbox/AP" in metrics, "the fine-tuned detector was evaluated"
+    agdp, tuned = (content[stage]["model"] for stage in DINO_CONFIGS)
+    afresh = {name for name in agdp if agdp[name].shape != tuned[name].shape}
+    branches = [f"transformer.class_branches.{branch}" for branch in range(3)]
+    names = {f"{branch}.{name}" for branch in branches for name in ("weight", "bias")}
+    assert afresh == names | {"label_embedding.weight"}
+    for name in agdp.keys() - afresh:
+        torch.testing.assert_close(tuned[name], agdp[name], rtol=0, atol=1e-5)
