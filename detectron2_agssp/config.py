@@ -145,7 +145,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     boxes.THRESHOLD = 0.5
     boxes.MAX_BOXES = 10
     boxes.NMS_IOU = 0.8
-    # Multiply the losses of a pseudo-box by its score, in [0, 1]; of YOLO only.
+    # Multiply what a pseudo-box teaches by its score, in [0, 1], in every detector.
     boxes.WEIGHT_BY_SCORE = False
 
     # ---- Images ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from detectron2_agssp.modeling.backbone.vit import (
 )
 from detectron2_agssp.modeling.detectors.dino import DINO
 from detectron2_agssp.modeling.detectors.fcos import FCOS, build_fcos_resnet_fpn_backbone
+from detectron2_agssp.modeling.detectors.score_weights import weight_by_score
 from detectron2_agssp.modeling.detectors.yolo import YOLO
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
@@ -53,4 +54,5 @@ __all__ = [
     "build_vit_fpn_backbone",
     "distillation_loss",
     "resize_target",
+    "weight_by_score",
 ]
