@@ -1,19 +1,11 @@
 #!/usr/bin/env python
-"""Prepares Magnetic-Tile for Detectron2: python datasets/prepare_magnetic_tile.py SOURCE_DIR
-
-SOURCE_DIR is the unpacked data set: MT_<class>/Imgs/ with images (*.jpg) and masks (*.png).
-datasets/README.md says where to get it and what comes out.
-"""
-
-from pathlib import Path
+"""Prepares Magnetic-Tile: python datasets/prepare_magnetic_tile.py SOURCE_DIR"""
 
 from detectron2_agssp.data.builtin import CLASSES
-from detectron2_agssp.data.formats.cli import build_parser, run
 from detectron2_agssp.data.formats.masks import read_binary_masks
 from detectron2_agssp.data.formats.pairing import Source, require_pairs
-from detectron2_agssp.data.formats.pipeline import prepare_dataset
 from detectron2_agssp.data.formats.records import Labels
-from detectron2_agssp.data.formats.report import Report
+from detectron2_agssp.data.formats.sets import PublishedSet, main
 
 DEFECT_FREE = "Free"
 EXPECTED = "MT_<class>/Imgs/ with images (*.jpg) and masks of the same names (*.png)"
@@ -25,22 +17,6 @@ MIN_AREA = 16
 
 # Edges are soft (anti-aliased), in 388 of the 392 masks of defects.
 THRESHOLD = 127
-
-
-def prepare_magnetic_tile(
-    source: str | Path, output: str | Path | None = None, min_area: int = MIN_AREA, **options
-) -> Report:
-    """Prepares Magnetic-Tile; other arguments, result and errors as of ``prepare_dataset``.
-
-    Components of a mask with fewer than ``min_area`` pixels make no box. The masks of defect
-    images come along in ``output/masks``.
-    """
-
-    def read(folder: Source) -> Labels:
-        return read_magnetic_tile(folder, min_area)
-
-    classes = CLASSES["magnetic_tile"]
-    return prepare_dataset("magnetic_tile", classes, read, source, output=output, **options)
 
 
 def read_magnetic_tile(source: Source, min_area: int) -> Labels:
@@ -74,13 +50,17 @@ def _class(stem: str) -> str:
     return "" if name == DEFECT_FREE else name
 
 
+SET = PublishedSet(
+    name="magnetic_tile",
+    title="Magnetic-Tile, magnetic tiles",
+    page="https://github.com/abin24/Magnetic-tile-defect-datasets.",
+    licence="not stated",
+    layout=EXPECTED,
+    images=1344,
+    read=read_magnetic_tile,
+    options={"min_area": MIN_AREA},
+    any_part=True,
+)
+
 if __name__ == "__main__":
-    parser = build_parser(__doc__, "magnetic_tile")
-    parser.add_argument(
-        "--min-area",
-        type=int,
-        default=MIN_AREA,
-        metavar="N",
-        help="parts of a mask with fewer pixels make no box (default: %(default)s)",
-    )
-    run(prepare_magnetic_tile, parser)
+    main(SET)

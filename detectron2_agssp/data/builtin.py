@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from detectron2_agssp.data.formats.layout import PLACED
 from detectron2_agssp.io.coco import class_names
 from detectron2_agssp.io.files import datasets_root
 
@@ -24,21 +25,23 @@ CLASSES = {
 
 
 def register_builtin_datasets(root: str | os.PathLike | None = None) -> list[str]:
-    """Registers NEU-DET and Magnetic-Tile below ``root``; returns the names it newly registered.
+    """Registers the prepared sets below ``root``; returns the names it newly registered.
 
-    ``root`` defaults to ``$DETECTRON2_DATASETS``, and that to ``datasets``. ``<dataset>_train``
-    and ``<dataset>_test`` are always registered, and ``<dataset>_<split>`` for every other
-    ``<dataset>/annotations/<split>.json``. No image and no box is read before a data set is used;
-    using one that is not there raises FileNotFoundError, which names the script that makes it.
+    ``root`` defaults to ``$DETECTRON2_DATASETS``, and that to ``datasets``. A prepared set is
+    ``<dataset>_<split>`` for every ``<dataset>/annotations/<split>.json``; NEU-DET's and
+    Magnetic-Tile's ``train`` and ``test`` are always registered. No image and no box is read
+    before a data set is used; using one that is not there raises FileNotFoundError, which names
+    the script that makes it.
 
     A name that is registered already is left alone.
     """
     parent = datasets_root() if root is None else Path(root).expanduser()
     registered = []
-    for dataset in CLASSES:
+    prepared = {path.parent.name for path in parent.glob(f"*/{PLACED}")}
+    for dataset in [*CLASSES, *sorted(prepared - CLASSES.keys())]:
         folder = parent / dataset
         found = {path.stem for path in (folder / "annotations").glob("*.json")}
-        for split in sorted(found | {"train", "test"}):
+        for split in sorted(found | ({"train", "test"} if dataset in CLASSES else set())):
             name = f"{dataset}_{split}"
             if name not in DatasetCatalog:
                 _register(name, dataset, folder / "annotations" / f"{split}.json")
@@ -65,5 +68,5 @@ def _register(name: str, dataset: str, json_file: Path) -> None:
         image_root=image_root,
         evaluator_type="coco",
         # Loading compares them with the file's, where there is one.
-        thing_classes=class_names(json_file) or list(CLASSES[dataset]),
+        thing_classes=class_names(json_file) or list(CLASSES.get(dataset, ())),
     )

@@ -90,6 +90,19 @@ def open_labels(
     from detectron2_agssp.data.formats.pairing import Source
     from detectron2_agssp.data.formats.report import Report
 
+    report = Report(format, str(user_path(root).resolve())) if report is None else report
+    source = Source.open(root, report, images, reader)
+    labels = read_source(source, format, classes, **options)
+    if not labels.records:
+        lines = "; ".join(report.problem_lines())
+        raise ValueError(f"no image in {source.image_root} can be used; {lines}")
+    return source, labels
+
+
+def read_source(
+    source: "Source", format: str, classes: Collection[str] | None = None, **options: Any
+) -> "Labels":
+    """What the reader of a format makes of opened folders; errors as of :func:`read_labels`."""
     if format not in FORMATS:
         raise ValueError(
             f"labels are {', '.join(FORMATS)}; got {format!r}.{did_you_mean(format, FORMATS)}"
@@ -104,13 +117,7 @@ def open_labels(
             f"labels of the format {format} have no option {option}; they have "
             f"{', '.join(known) or 'none'}"
         )
-    report = Report(format, str(user_path(root).resolve())) if report is None else report
-    source = Source.open(root, report, images, reader)
-    labels = read(source, classes, **options)
-    if not labels.records:
-        lines = "; ".join(report.problem_lines())
-        raise ValueError(f"no image in {source.image_root} can be used; {lines}")
-    return source, labels
+    return read(source, classes, **options)
 
 
 def write_labels(

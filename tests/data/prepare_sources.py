@@ -1,11 +1,14 @@
 """Small NEU-DET and Magnetic-Tile folders to prepare, and what to look at afterwards."""
 
+import functools
 import json
 import runpy
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from detectron2_agssp.data.formats.sets import PublishedSet, prepare_published
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
 WIDTH, HEIGHT = 20, 16
@@ -97,7 +100,10 @@ def make_tile_source(tmp_path: Path) -> Path:
     return source
 
 
-prepare_neu_det = runpy.run_path(str(SCRIPTS / "prepare_neu_det.py"))["prepare_neu_det"]
-prepare_magnetic_tile = runpy.run_path(str(SCRIPTS / "prepare_magnetic_tile.py"))[
-    "prepare_magnetic_tile"
-]
+def published(name: str) -> PublishedSet:
+    """What the script of a set describes."""
+    return runpy.run_path(str(SCRIPTS / f"prepare_{name}.py"))["SET"]
+
+
+prepare_neu_det = functools.partial(prepare_published, published("neu_det"))
+prepare_magnetic_tile = functools.partial(prepare_published, published("magnetic_tile"))

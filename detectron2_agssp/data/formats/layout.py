@@ -10,7 +10,7 @@ from detectron2_agssp.io.files import atomic_path, datasets_root, read_json, saf
 
 # Lists what the last run put here, so that the next one can remove what it no longer wants, and
 # only that: an image that moved from train to test has to leave train.
-_PLACED = ".prepared.json"
+PLACED = ".prepared.json"
 
 
 def default_output(dataset: str) -> Path:
@@ -36,7 +36,7 @@ def claim_files(output: Path, wanted: set[str]) -> None:
     Raises:
         ValueError: the list of the earlier run names what no run puts there; nothing is removed.
     """
-    listing = output / _PLACED
+    listing = output / PLACED
     earlier = read_json(listing) if listing.exists() else []
     try:
         stale = [_placed_file(output, path) for path in earlier if path not in wanted]

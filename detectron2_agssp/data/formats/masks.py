@@ -54,6 +54,7 @@ def read_masks(
     codes: Mapping[str, str] | None = None,
     threshold: int | None = None,
     min_area: int = 1,
+    class_of: Callable[[Pair, Path], str] | None = None,
 ) -> Labels:
     """Reads images with their masks; an image without a mask is free of defects.
 
@@ -72,6 +73,7 @@ def read_masks(
         threshold: with "binary", what is above it is defect; by default 127, or 0 where no mask
             has a value above 1.
         min_area: pixels of a component.
+        class_of: with "binary", the class of a mask, where the above is not so.
 
     Raises:
         FileNotFoundError: no images, or no masks.
@@ -87,12 +89,12 @@ def read_masks(
     report_unlabelled(pairs, source.report)
     if values == "binary":
 
-        def class_of(pair: Pair, mask: Path) -> str:
+        def by_path(pair: Pair, mask: Path) -> str:
             return _class_of(pair.file_name, mask.relative_to(source.root).as_posix())
 
         return read_binary_masks(
             pairs,
-            class_of,
+            class_of or by_path,
             source,
             classes=classes,
             threshold=threshold,

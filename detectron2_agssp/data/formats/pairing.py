@@ -205,7 +205,12 @@ def checked_source(source: str | Path) -> Path:
 
 
 def require_pairs(
-    pairs: Sequence[Pair], images: Sequence[str], labels: Sequence[str], root: Path, expected: str
+    pairs: Sequence[Pair],
+    images: Sequence[str],
+    labels: Sequence[str],
+    root: Path,
+    expected: str,
+    labelled: bool = True,
 ) -> None:
     """Raises FileNotFoundError where there are no images or no annotations at all, ValueError where
     none belong together; ``expected`` is the layout."""
@@ -213,7 +218,7 @@ def require_pairs(
         raise FileNotFoundError(
             f"{root} holds {len(images)} images and {len(labels)} annotations; expected {expected}"
         )
-    if not any(pair.labels for pair in pairs):
+    if labelled and not any(pair.labels for pair in pairs):
         raise ValueError(
             f"none of the {len(images)} images (such as {stem_of(images[0])!r}) has the name of "
             f"one of the {len(labels)} annotations (such as {stem_of(labels[0])!r}) in {root}; "

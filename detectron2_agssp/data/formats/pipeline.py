@@ -21,7 +21,6 @@ from detectron2_agssp.io.images import ImageReader
 
 def prepare_dataset(
     dataset: str,
-    classes: Sequence[str],
     read: Callable[[Source], Labels],
     source: str | Path,
     *,
@@ -29,19 +28,22 @@ def prepare_dataset(
     copy: bool = False,
     splits: str | Path | None = None,
     reader: ImageReader | None = None,
+    parts: Callable[[Sequence[Record], Source], dict[str, list[Record]]] = lambda *_: {},
+    labelled: bool = True,
 ) -> Report:
     """Prepares a data set; returns the report that is also written to ``output/report.json``.
 
     Args:
         dataset: its name, a folder of ``$DETECTRON2_DATASETS``.
-        classes: the category id of each is its position, from 1.
         read: reads the source folder.
         source: the folder as it is published.
         output: folder to write; by default ``$DETECTRON2_DATASETS/<dataset>``.
         copy: the images, and not links to them.
         splits: a json file as :func:`~.splits.read_splits` takes it; by default
-            ``source/splits.json``, and without one splits are drawn.
+            ``source/splits.json``, and without one ``parts``, or else splits are drawn.
         reader: how images are read; None is ``ImageReader()``.
+        parts: the authors' "train" and "test"; an empty dict if there are none.
+        labelled: whether there are boxes; without, all images are to pretrain on.
 
     Raises:
         FileNotFoundError: ``source``, its contents or ``splits`` are missing.
@@ -52,38 +54,46 @@ def prepare_dataset(
     opened = Source.open(source, report, reader=reader)
     root = opened.root
     output = checked_output(default_output(dataset) if output is None else user_path(output), root)
-    records = read(opened).records
+    records, classes = read(opened)
     if not records:
         raise ValueError(
             f"no image in {report.source} can be used; {'; '.join(report.problem_lines())}"
         )
     if splits is None and (root / "splits.json").exists():
         splits = root / "splits.json"
-    drawn = make_splits(records, report) if splits is None else read_splits(Path(splits), report)
-    chosen = check_splits(drawn, records, report)
+    if not labelled:
+        chosen = {"train": records}
+    elif splits is not None:
+        chosen = check_splits(read_splits(Path(splits), report), records, report)
+    elif given := parts(records, opened):
+        chosen = {name: given.get(name, []) for name in ("train", "test")}
+    else:
+        chosen = check_splits(make_splits(records, report), records, report)
 
     files = {}
     for folder in ("train", "test"):
-        for record in chosen[folder]:
+        for record in chosen.get(folder, ()):
             files[f"images/{folder}/{record.place}"] = record.image
             if record.mask is not None:
                 mask = Path(record.place).with_suffix(record.mask.suffix).as_posix()
                 files[f"masks/{folder}/{mask}"] = record.mask
-    annotations = {name: f"annotations/{name}.json" for name in chosen}
+    annotations = {name: f"annotations/{name}.json" for name in chosen if labelled}
 
     claim_files(output, {*files, *annotations.values()})
     for place, file in files.items():
         place_file(file, output / place, copy)
     image_ids = {record.stem: number for number, record in enumerate(records, start=1)}
     for name, members in chosen.items():
+        categories = [[box.category for box in record.boxes] for record in members]
+        report.count_split(name, categories, classes)
+        if name not in annotations:
+            continue
         folder = "test" if name == "test" else "train"
         path = output / annotations[name]
         place = functools.partial(_file_name, folder)
         write_coco(path, records_as_coco(members, classes, place, image_ids))
         for problem in check_coco_json(path, output / "images"):
             report.add("coco_problem", f"{path.name}: {problem}")
-        categories = [[box.category for box in record.boxes] for record in members]
-        report.count_split(name, categories, classes)
     stems = {name: [record.stem for record in members] for name, members in chosen.items()}
     write_json(output / "splits.json", stems)
     write_json(output / "report.json", report.to_json())

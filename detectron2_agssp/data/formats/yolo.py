@@ -8,6 +8,7 @@ import yaml
 from detectron2_agssp.data.formats.layout import place_file
 from detectron2_agssp.data.formats.pairing import (
     LABEL_FOLDERS,
+    MASK_FOLDERS,
     Pair,
     Source,
     folders_of,
@@ -46,7 +47,7 @@ def read_yolo(source: Source, classes: Collection[str] | None = None) -> Labels:
         FileNotFoundError: no images, or no text files.
         ValueError: no image belongs to any text file, or the classes cannot be read.
     """
-    images = source.images()
+    images = source.images(MASK_FOLDERS)
     texts = [path for path in source.files((".txt",)) if path.split("/")[-1] not in _CLASS_FILES]
     in_folders = [path for path in texts if set(folders_of(path)) & LABEL_FOLDERS]
     texts = in_folders or texts

@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Prepares Steel Pipe: python datasets/prepare_steel_pipe.py SOURCE_DIR"""
+
+from detectron2_agssp.data.formats.sets import PublishedSet, main
+from detectron2_agssp.data.formats.yolo import read_yolo
+
+SET = PublishedSet(
+    name="steel_pipe",
+    title="Steel Pipe of the authors of AGSSP",
+    page="the authors' Google Drive, linked at https://arxiv.org/abs/2509.18919",
+    licence="not stated",
+    layout=(
+        "images/*.jpg, labels/*.txt (YOLO; absent or empty: free of defects), mask/*.png,"
+        " train_mini_500.txt, val.txt"
+    ),
+    images=1227,
+    read=read_yolo,
+    lists=("train_mini_500.txt", "val.txt"),
+)
+
+if __name__ == "__main__":
+    main(SET)
