@@ -8,7 +8,7 @@ interruption, or with images that were added.
 import argparse
 
 HELP = "boxes on new images: predictions.json, pictures, a report"
-EXAMPLE = "agssp predict output/finetune images out --threshold 0.3 --tile 512"
+EXAMPLE = "agssp predict output/finetune images out --threshold auto --tile 512"
 GO_ON = "The same command again goes on: the images that were predicted are kept."
 
 
@@ -20,10 +20,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="folder to write")
     parser.add_argument(
         "--threshold",
-        type=float,
-        default=0.5,
+        default="0.5",
         metavar="SCORE",
-        help="smallest score of a detection (default: %(default)s)",
+        help="smallest score of a detection, or auto: that of the best F1 on the run's validation "
+        "set (default: %(default)s)",
     )
     parser.add_argument(
         "--tile",

@@ -5,21 +5,23 @@ import os
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, hooks
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
-from detectron2_agssp.engine.hooks import ExportBackbone
+from detectron2_agssp.engine.hooks import ExportBackbone, StoreThreshold
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
+from detectron2_agssp.evaluation.operating_point import DetectionEvaluator
 from detectron2_agssp.modeling import AnomalyDistiller
 
 
 class AGSSPTrainer(DefaultTrainer):
-    """Adds an evaluator for maps, the best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged
-    weights (``AGSSP.SOLVER.EMA_DECAY``), and AGBP's backbone export at the end."""
+    """Adds an evaluator for maps, the best F1 and its threshold (kept as ``threshold.json``), the
+    best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``),
+    and AGBP's backbone export at the end."""
 
     def train(self):
         """As Detectron2's.
@@ -53,7 +55,7 @@ class AGSSPTrainer(DefaultTrainer):
             return AnomalyMapEvaluator(cfg.AGSSP.DISTILL.TARGET_RESIZE)
         if kind == "coco":
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-            return COCOEvaluator(dataset_name, output_dir=folder)
+            return DetectionEvaluator(dataset_name, folder)
         raise ValueError(
             f"Data set {dataset_name!r} has evaluator_type {kind!r}; this trainer evaluates 'coco' "
             f"and {EVALUATOR_TYPE!r}. Use Detectron2's own train_net.py for others."
@@ -65,7 +67,7 @@ class AGSSPTrainer(DefaultTrainer):
             self._trainer.model, self.cfg.OUTPUT_DIR, **self.checkpointer.checkpointables
         )
         built = super().build_hooks()
-        metric = self.cfg.AGSSP.SOLVER.BEST_METRIC
+        metric, best = self.cfg.AGSSP.SOLVER.BEST_METRIC, None
         if metric:
             if self.cfg.TEST.EVAL_PERIOD <= 0:
                 raise ValueError(f"AGSSP.SOLVER.BEST_METRIC {metric!r} needs TEST.EVAL_PERIOD > 0.")
@@ -75,6 +77,8 @@ class AGSSPTrainer(DefaultTrainer):
                     self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric, file_prefix="model_best"
                 )
                 built.insert(-1, best)
+        if self.cfg.DATASETS.TEST and comm.is_main_process():
+            built.insert(-1, StoreThreshold(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, best))
         model = self.model.module if hasattr(self.model, "module") else self.model
         # After what may still change the model, before the checkpoint that says all is done.
         last = []

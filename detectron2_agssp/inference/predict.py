@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from detectron2_agssp.config import settings_of
+from detectron2_agssp.inference.auto_threshold import threshold_of
 from detectron2_agssp.inference.detector import Detections, Detector
 from detectron2_agssp.inference.inputs import open_inputs
 from detectron2_agssp.inference.pictures import write_picture
@@ -30,7 +31,7 @@ def predict(
     images: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
-    threshold: float = 0.5,
+    threshold: float | str = 0.5,
     tile: int = 0,
     options: Sequence[str] = (),
 ) -> dict[str, Detections]:
@@ -44,7 +45,8 @@ def predict(
         output: folder for ``predictions.json`` (COCO), ``report.html`` and ``pictures/``; None
             writes nothing. Where a call was interrupted, the same call goes on, and ends with the
             same bytes.
-        threshold: smallest score of a detection, in [0, 1].
+        threshold: smallest score of a detection, in [0, 1]; "auto": that of the best F1 on the
+            run's validation set, stored with the run.
         tile: side, in pixels of the image, of overlapping tiles that larger images are predicted
             in; 0: images are taken whole.
         options: KEY VALUE pairs that override the run's config; those of prediction are in
@@ -65,9 +67,10 @@ def predict(
     opened = open_run(run, options)
     settings = opened.cfg.AGSSP.PREDICT
     inputs = open_inputs(images, ImageReader(opened.cfg))
+    score = _threshold(opened, threshold)
     detector = Detector(
         opened,
-        threshold=threshold,
+        threshold=score,
         tile=tile,
         tile_overlap=settings.TILE_OVERLAP,
         batch_size=settings.BATCH_SIZE,
@@ -94,7 +97,7 @@ def predict(
         num_workers=settings.NUM_WORKERS,
         draw=draw if settings.PICTURES else None,
     )
-    of_what = {"images": inputs.place, "threshold": threshold, "tile": tile, **_settings(opened)}
+    of_what = {"images": inputs.place, "threshold": score, "tile": tile, **_settings(opened)}
     with store.opened(of_what):
         done = {
             name
@@ -114,7 +117,7 @@ def predict(
             store.root / "report.html",
             entries,
             opened.classes,
-            values={"run": str(opened.weights), "looked at": inputs.place, "threshold": threshold},
+            values={"run": str(opened.weights), "looked at": inputs.place, "threshold": score},
             picture_of=store.picture,
             skipped=failures,
             maps=maps,
@@ -122,6 +125,17 @@ def predict(
         # Last: it says that all is there.
         store.write_result(entries, opened.classes)
     return {entry["image"]: as_detections(entry) for entry in entries}
+
+
+def _threshold(run: Run, threshold: float | str) -> float:
+    if threshold == "auto":
+        return threshold_of(run)
+    try:
+        return float(threshold)
+    except ValueError as error:
+        raise ValueError(
+            f"A threshold is a number in [0, 1] or auto, got {threshold!r}."
+        ) from error
 
 
 def _entry(predicted: Predicted) -> dict:

@@ -12,6 +12,7 @@ from torch import nn
 
 from detectron2_agssp.checkpoint.loading import load_trained, load_weights
 from detectron2_agssp.checkpoint.record import KEY, num_classes_of
+from detectron2_agssp.evaluation.operating_point import stored_threshold
 from detectron2_agssp.io.config_reading import read_config, use_available_device
 from detectron2_agssp.io.files import read_text, user_path
 from detectron2_agssp.io.weight_files import read_weight_file
@@ -30,11 +31,14 @@ class Run:
         cfg: of its training, frozen; ``MODEL.DEVICE`` is one that is there.
         weights: its file.
         classes: their names, in the order of the model's.
+        threshold: score of the best F1 on its validation set, in [0, 1]; None where none is stored
+            with these weights.
     """
 
     cfg: CfgNode
     weights: Path
     classes: tuple[str, ...]
+    threshold: float | None = None
 
     def build_model(self) -> nn.Module:
         """The detector in evaluation mode, all of it loaded.
@@ -88,7 +92,7 @@ def open_run(run: str | Path, options: Sequence[str] = ()) -> Run:
     content = read_weight_file(weights)
     record = content.get(KEY) if isinstance(content, Mapping) else None
     classes = _class_names(cfg, record if isinstance(record, dict) else {}, weights)
-    return Run(cfg, weights, tuple(classes))
+    return Run(cfg, weights, tuple(classes), stored_threshold(weights))
 
 
 def _weights_of(path: Path) -> Path:

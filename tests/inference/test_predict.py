@@ -250,6 +250,7 @@ def test_tiles_are_at_the_images_own_scale(run, tmp_path):
         ({"tile": 16}, "A tile of 16 pixels is smaller than 64, the largest stride"),
         ({"tile": 80, "options": ["AGSSP.PREDICT.TILE_OVERLAP", "0.0"]}, r"must be in \(0, 0\.5\]"),
         ({"threshold": 1.5}, r"A threshold is in \[0, 1\], got 1\.5"),
+        ({"threshold": "best"}, r"is a number in \[0, 1\] or auto, got 'best'"),
         ({"options": ["AGSSP.PREDICT.BATCH_SIZE", "0"]}, "BATCH_SIZE must be positive, got 0"),
     ],
 )
