@@ -305,6 +305,10 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Data sets that this config brings along, [name, COCO json, image folder] each: registered
     # with Detectron2 where the config is read. `agssp init` writes it.
     data.COCO = ()
+    dataloader = cfg.AGSSP.DATALOADER = CfgNode()
+    # With DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": p in [0, 1]; a source of n images has
+    # n^(1-p) parts of an epoch, so that 0 shows all images alike and 1 all sources.
+    dataloader.SOURCE_POWER = 0.0
 
     # ---- Prediction ----------------------------------------------------------------------------
     predict = cfg.AGSSP.PREDICT = CfgNode()

@@ -10,6 +10,7 @@ from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.data.configured import install_configured_datasets
 from detectron2_agssp.data.labels import register_label_files
 from detectron2_agssp.data.mapper_choice import install_mapper_choice
+from detectron2_agssp.data.source_sampler import install_source_sampler
 from detectron2_agssp.data.unlabeled import register_map_folders
 from detectron2_agssp.engine.epochs import install_epochs
 from detectron2_agssp.engine.optimizer import install_optimizers
@@ -26,6 +27,7 @@ def install() -> None:
     install_config_handler()
     install_configured_datasets()
     install_mapper_choice()
+    install_source_sampler()
     install_score_weights()
     install_coverage_check()
     install_epochs()

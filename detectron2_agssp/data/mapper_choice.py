@@ -7,6 +7,7 @@ import detectron2.data.build
 from detectron2.data import DatasetMapper
 from detectron2.utils.registry import Registry
 
+from detectron2_agssp.data.source_sampler import check_source_power
 from detectron2_agssp.utils.registry import get_registered
 
 MAPPER_REGISTRY = Registry("AGSSP_MAPPER")
@@ -23,8 +24,11 @@ def build_mapper(cfg, is_train: bool = True) -> Callable[[dict], dict]:
     by ``DetectionMapper``, which reads images as it does.
 
     Raises:
-        ValueError: the name is not registered (the message lists what is).
+        ValueError: the name is not registered (the message lists what is); or, in training, sources
+            are to be weighed by another sampler.
     """
+    if is_train:
+        check_source_power(cfg)
     name = cfg.AGSSP.MAPPER if "AGSSP" in cfg else ""
     if not name:
         return DatasetMapper(cfg, is_train)
