@@ -176,7 +176,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     timm = cfg.AGSSP.TIMM = CfgNode()
     timm.MODEL = "tf_efficientnet_lite0"
     timm.WEIGHTS = PIP_LITE0_WEIGHTS  # as AGSSP.SCORER.WEIGHTS
-    timm.OUT_FEATURES = ("res2", "res3", "res4", "res5")  # strides 4, 8, 16, 32
+    # Strides 4, 8, 16, 32; or ("last_feat",), the deepest: all that plain Vision Transformers have.
+    timm.OUT_FEATURES = ("res2", "res3", "res4", "res5")
     # "": the model's own; "FrozenBN": fixed statistics and affine; "SyncBN": across processes.
     timm.NORM = "FrozenBN"
 
@@ -184,7 +185,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # MODEL.BACKBONE.NAME: build_swin_backbone or build_swin_fpn_backbone. FREEZE_AT: 1 the patch
     # embedding, 2 also res2, ... 5 all.
     swin = cfg.AGSSP.SWIN = CfgNode()
-    # "tiny", "small" or "base"; the next three override it where they are set.
+    # "nano" (for two CPU cores), "tiny", "small" or "base"; the next three override it where they
+    # are set.
     swin.SIZE = "base"
     swin.EMBED_DIM = 0  # channels of res2, doubled at each stage
     swin.DEPTHS = ()  # blocks of each stage

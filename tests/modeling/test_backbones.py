@@ -178,7 +178,7 @@ def test_a_swin_preset_has_the_published_parameters():
         (
             "build_swin_backbone",
             ["AGSSP.SWIN.SIZE", "huge"],
-            "SIZE is 'huge'. Choices: tiny",
+            "SIZE is 'huge'. Choices: nano, tiny",
         ),
         ("build_swin_backbone", ["AGSSP.SWIN.OUT_FEATURES", ("p2",)], r"has \['p2'\]; choices"),
         ("build_swin_backbone", ["AGSSP.SWIN.WINDOW_SIZE", 1], "at least 2 cells, got 1"),

@@ -1,7 +1,8 @@
 """timm models as Detectron2 backbones.
 
 Feature names follow Detectron2's ResNet, by stride in pixels: ``stem`` 2, ``res2`` 4, ``res3`` 8,
-``res4`` 16, ``res5`` 32; so detector configs need no other change.
+``res4`` 16, ``res5`` 32; so detector configs need no other change. Plain Vision Transformers have
+one level, ``last_feat``, as Detectron2's ViT calls it.
 """
 
 from detectron2.layers import ShapeSpec
@@ -9,9 +10,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
-from detectron2_agssp.modeling.backbone.freezing import check_freeze_at
+from detectron2_agssp.modeling.backbone.freezing import NUM_STAGES, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import build_pyramid, check_channels
-from detectron2_agssp.modeling.backbone.timm_models import create_feature_extractor, feature_maps
+from detectron2_agssp.modeling.backbone.timm_models import (
+    LAST_FEATURE,
+    create_feature_extractor,
+    feature_maps,
+    is_plain,
+)
 
 STRIDE_OF_FEATURE = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 NORMS = ("", "FrozenBN", "SyncBN")
@@ -23,11 +29,12 @@ class TimmBackbone(Backbone):
     Args:
         model: a timm model name that supports ``features_only``.
         weights: see :func:`~detectron2_agssp.modeling.backbone.timm_models.load_timm_weights`.
-        out_features: names in ``STRIDE_OF_FEATURE``.
+        out_features: names in ``STRIDE_OF_FEATURE``, or ``last_feat`` alone, the deepest.
         norm: "" keeps the model's, "FrozenBN" fixes statistics and affine of every batch norm,
             "SyncBN" shares statistics across processes.
         freeze_at: 0 freezes nothing, 1 the stem (all layers up to stride 2), 2 also res2, ... 5
-            all. Frozen layers get no gradient, and their batch norms no new statistics.
+            all; in a plain Vision Transformer each stage after the stem is a quarter of the blocks.
+            Frozen layers get no gradient, and their batch norms no new statistics.
 
     Raises:
         ValueError: unknown model, feature or norm, a norm that the model has none of, or
@@ -44,15 +51,18 @@ class TimmBackbone(Backbone):
         freeze_at: int = 0,
     ):
         super().__init__()
+        last_alone = tuple(out_features) == (LAST_FEATURE,)
         unknown = [name for name in out_features if name not in STRIDE_OF_FEATURE]
-        if unknown or not out_features:
+        if not last_alone and (unknown or not out_features):
             raise ValueError(
                 f"AGSSP.TIMM.OUT_FEATURES has {unknown or 'nothing'}; choices: "
-                f"{', '.join(STRIDE_OF_FEATURE)}."
+                f"{', '.join(STRIDE_OF_FEATURE)}, or {LAST_FEATURE} alone."
             )
-        strides = sorted(STRIDE_OF_FEATURE[name] for name in out_features)
+        strides = () if last_alone else sorted(STRIDE_OF_FEATURE[name] for name in out_features)
         extractor = create_feature_extractor(model, weights=weights, strides=tuple(strides))
         name_of_stride = {stride: name for name, stride in STRIDE_OF_FEATURE.items()}
+        if last_alone:
+            name_of_stride = dict.fromkeys(extractor.strides, LAST_FEATURE)
         self.model_name = model
         self.weights = weights
         self.net = extractor.net
@@ -78,8 +88,8 @@ class TimmBackbone(Backbone):
             return
         # timm registers modules in the order of the forward pass.
         parameters = list(self.net.parameters())
-        if freeze_at < 5:
-            parameters = parameters[: _num_parameters_up_to(self.net, stride=2**freeze_at)]
+        if freeze_at < NUM_STAGES:
+            parameters = parameters[: _num_frozen_parameters(self.net, freeze_at)]
         for parameter in parameters:
             parameter.requires_grad_(False)
         for name, module in _batch_norms(self.net):
@@ -126,11 +136,15 @@ def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     return build_pyramid(cfg, build_timm_backbone(cfg, input_shape), "AGSSP.TIMM.OUT_FEATURES")
 
 
-def _num_parameters_up_to(net: nn.Module, stride: int) -> int:
-    """How many of the net's parameters belong to the layers that reach ``stride``; where the model
-    has no feature at a stride that small (Swin, ConvNeXt), those before its first stage."""
+def _num_frozen_parameters(net: nn.Module, freeze_at: int) -> int:
+    """How many of the net's parameters belong to the layers up to stride 2 ** ``freeze_at``; where
+    the model has no feature at a stride that small (Swin, ConvNeXt), those before its first
+    stage."""
     info = net.feature_info.info
-    reaching = [feature["module"] for feature in info if feature["reduction"] <= stride]
+    reaching = [feature["module"] for feature in info if feature["reduction"] <= 2**freeze_at]
+    if is_plain(net):
+        blocks = len(info) * (freeze_at - 1) // (NUM_STAGES - 1)
+        reaching = [feature["module"] for feature in info[:blocks]]
     if not reaching:
         return _span(net, info[0]["module"])[0]
     return max(_span(net, module)[1] for module in reaching)

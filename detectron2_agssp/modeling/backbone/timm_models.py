@@ -19,6 +19,8 @@ from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
 LITE0_MODEL = "tf_efficientnet_lite0"
 LITE0_PIXEL_MEAN = (127.0, 127.0, 127.0)
 LITE0_PIXEL_STD = (128.0, 128.0, 128.0)
+# The deepest level, whatever its stride.
+LAST_FEATURE = "last_feat"
 
 
 @dataclass
@@ -45,7 +47,14 @@ def create_feature_extractor(
 ) -> FeatureExtractor:
     """Creates a timm model that returns its feature maps at ``strides`` (pixels).
 
-    Where a model has several maps at one stride, the deepest is taken.
+    Where a model has several maps at one stride, the deepest is taken. Plain Vision Transformers
+    have one stride, of their patches: the last block's tokens, before the final norm, as a map,
+    without class and register tokens.
+
+    Args:
+        model: a timm model name.
+        weights: see :func:`load_timm_weights`.
+        strides: of the maps; () takes the deepest alone, whatever its stride.
 
     Raises:
         ValueError: timm has no such model (close names are listed), or the model has no feature
@@ -65,14 +74,25 @@ def create_feature_extractor(
         raise ValueError(
             f"timm's {model!r} gives no feature maps (features_only): {error}"
         ) from error
-    available = probe.feature_info.reduction()
-    indices = []
-    for stride in strides:
-        if stride not in available:
-            raise ValueError(
-                f"{model!r} has feature maps at strides {available}, none at {stride}."
+    # Transformers' default levels are their last blocks: not all have their place as index.
+    index_of = dict(
+        zip(probe.feature_info.reduction(), probe.feature_info.out_indices, strict=True)
+    )
+    lacking = [stride for stride in strides if stride not in index_of]
+    if lacking:
+        way_out = ""
+        if is_plain(probe):
+            way_out = (
+                f" It is a plain Vision Transformer: set AGSSP.SCORER.STRIDES to {(*index_of,)} "
+                f"for a scorer; for AGBP, AGSSP.TIMM.OUT_FEATURES and AGSSP.DISTILL.IN_FEATURES to "
+                f"{(LAST_FEATURE,)}, with one of AGSSP.DISTILL.LOSS_WEIGHTS; for a detector, take "
+                "build_vit_fpn_backbone."
             )
-        indices.append(len(available) - 1 - available[::-1].index(stride))
+        raise ValueError(
+            f"{model!r} has feature maps at strides {list(index_of)}, none at "
+            f"{', '.join(map(str, lacking))}.{way_out}"
+        )
+    indices = [index_of[stride] for stride in strides] or [list(index_of.values())[-1]]
     net = _create(model, features_only=True, out_indices=tuple(indices), pretrained=pretrained)
     _drop_blocks_after_last_feature(net)
     if weights and not pretrained:
@@ -89,8 +109,24 @@ def create_feature_extractor(
     )
 
 
+def is_plain(net: nn.Module) -> bool:
+    """Whether all levels of a :class:`FeatureExtractor`'s net have one stride."""
+    return len({level["reduction"] for level in net.feature_info.info}) == 1
+
+
 def feature_maps(net: nn.Module, images: Tensor) -> list[Tensor]:
-    """Runs a :class:`FeatureExtractor`'s net; (N, C, h, w) levels whatever the model's layout."""
+    """Runs a :class:`FeatureExtractor`'s net; (N, C, h, w) levels whatever the model's layout.
+
+    Raises:
+        ValueError: a plain Vision Transformer, and images that are no whole number of patches.
+    """
+    patch, sides = net.feature_info.reduction()[-1], tuple(images.shape[-2:])
+    if is_plain(net) and any(side % patch for side in sides):
+        raise ValueError(
+            f"A Vision Transformer with patches of {patch} pixels needs images whose sides are "
+            f"multiples of that, got {sides}: set AGSSP.SCORER.IMAGE_SIZE to one (training and "
+            "detection pad images to such sides)."
+        )
     levels = net(images)
     if str(getattr(net, "output_fmt", "NCHW")).upper().endswith("NHWC"):
         return [level.permute(0, 3, 1, 2) for level in levels]

@@ -12,10 +12,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2_agssp.modeling.backbone.freezing import NUM_STAGES, FrozenStages, check_freeze_at
 from detectron2_agssp.modeling.backbone.pyramid import ONE_STAGE, check_channels
 from detectron2_agssp.modeling.backbone.recomputing import recompute_in_backward
+from detectron2_agssp.modeling.backbone.timm_models import LAST_FEATURE
 from detectron2_agssp.utils.registry import get_preset
-
-# The name of the last block's output.
-FEATURE = "last_feat"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class ViTBackbone(FrozenStages, ViT):
             window_size=window_size,
             window_block_indexes=sorted(windowed) if window_size else (),
             pretrain_img_size=pretrain_image_size,
-            out_feature=FEATURE,
+            out_feature=LAST_FEATURE,
         )
         quarters = NUM_STAGES - 1
         ends = [size.depth * quarter // quarters for quarter in range(quarters + 1)]
@@ -91,7 +89,7 @@ class ViTBackbone(FrozenStages, ViT):
     @property
     def size_divisibility(self) -> int:
         """Images are padded to whole patches."""
-        return self._out_feature_strides[FEATURE]
+        return self._out_feature_strides[LAST_FEATURE]
 
 
 @BACKBONE_REGISTRY.register()
@@ -135,7 +133,7 @@ def build_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SimpleFeatur
         )
     return SimpleFeaturePyramid(
         net=build_vit_backbone(cfg, input_shape),
-        in_feature=FEATURE,
+        in_feature=LAST_FEATURE,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         scale_factors=(4.0, 2.0, 1.0, 0.5),
         top_block=LastLevelMaxPool(),
