@@ -342,6 +342,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     solver.WARMUP_EPOCHS = 0.0
 
     # ---- Training, in tools/train_net.py and `agssp train` -----------------------------------
+    # SOLVER.AMP.ENABLED works on CPUs, too: bfloat16, where they have instructions for it.
     # Evaluate, and save at the end, a moving average of the weights with this decay per iteration,
     # in [0, 1), such as 0.9999; 0: the weights themselves.
     solver.EMA_DECAY = 0.0

@@ -13,6 +13,7 @@ from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
 from detectron2_agssp.engine.hooks import ExportBackbone, StoreThreshold
+from detectron2_agssp.engine.mixed_precision import train_in_bfloat16, without_cuda_amp
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.evaluation.operating_point import DetectionEvaluator
 from detectron2_agssp.modeling import AnomalyDistiller
@@ -21,7 +22,12 @@ from detectron2_agssp.modeling import AnomalyDistiller
 class AGSSPTrainer(DefaultTrainer):
     """Adds an evaluator for maps, the best F1 and its threshold (kept as ``threshold.json``), the
     best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``),
-    and AGBP's backbone export at the end."""
+    mixed precision on CPUs (``SOLVER.AMP.ENABLED``), and AGBP's backbone export at the end."""
+
+    def __init__(self, cfg):
+        super().__init__(without_cuda_amp(cfg))
+        if self.cfg.SOLVER.AMP.ENABLED != cfg.SOLVER.AMP.ENABLED:
+            train_in_bfloat16(getattr(self.model, "module", self.model))
 
     def train(self):
         """As Detectron2's.

@@ -3,6 +3,7 @@
 Shapes: N images, C channels, h x w cells of a feature map, H x W pixels of an anomaly map.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def distillation_loss(features: Tensor, anomaly_maps: Tensor, resize: str = "are
         resize: "area" or "bilinear", see :func:`resize_target`.
 
     Returns:
-        A scalar in [0, 2], float32; 0 for an empty batch.
+        A scalar in [0, 2], float32, under autocast too; 0 for an empty batch.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown ``resize``.
@@ -53,10 +54,11 @@ def distillation_loss(features: Tensor, anomaly_maps: Tensor, resize: str = "are
         raise ValueError(f"anomaly_maps must be (N, 1, H, W), got {tuple(anomaly_maps.shape)}.")
     if len(features) != len(anomaly_maps):
         raise ValueError(f"{len(features)} feature maps but {len(anomaly_maps)} anomaly maps.")
-    energy = channel_energy(features)
-    if len(features) == 0:
-        return energy.sum()
-    target = resize_target(anomaly_maps.to(energy.dtype), *features.shape[-2:], resize)
-    unit_energy = F.normalize(energy.flatten(1), dim=1)
-    unit_target = F.normalize(target.flatten(1), dim=1)
-    return (unit_energy - unit_target).square().sum(dim=1).mean()
+    with torch.autocast(features.device.type, enabled=False):
+        energy = channel_energy(features)
+        if len(features) == 0:
+            return energy.sum()
+        target = resize_target(anomaly_maps.to(energy.dtype), *features.shape[-2:], resize)
+        unit_energy = F.normalize(energy.flatten(1), dim=1)
+        unit_target = F.normalize(target.flatten(1), dim=1)
+        return (unit_energy - unit_target).square().sum(dim=1).mean()

@@ -68,5 +68,6 @@ class SourceClassification(PretextTask):
             )
         feature = features[self.in_feature]
         labels = [self.sources[inputs["source"]] for inputs in batched_inputs]
-        logits = self.classifier(feature.mean(dim=(2, 3)))
+        # Under autocast they have half the digits.
+        logits = self.classifier(feature.mean(dim=(2, 3))).float()
         return {"loss_source": F.cross_entropy(logits, torch.tensor(labels, device=logits.device))}
