@@ -31,6 +31,8 @@ class SwinSize:
 
 
 SIZES = {
+    # For two CPU cores; there are no published weights of it.
+    "nano": SwinSize(32, (2, 2, 4, 2), (1, 2, 4, 8)),
     "tiny": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "small": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "base": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
