@@ -126,8 +126,8 @@ def check_backbone(
         advice: last sentences of the message.
 
     Raises:
-        BackboneCoverageError: under ``MIN_COVERAGE`` of the backbone, a block of the model that
-            the file lacks, or one of the file that the model lacks.
+        BackboneCoverageError: under ``MIN_COVERAGE`` of the backbone, a tensor of another shape, a
+            block of the model that the file lacks, or one of the file that the model lacks.
     """
     parts = coverage_of(model, weights)
     backbone = parts["backbone"]
@@ -141,6 +141,13 @@ def check_backbone(
             f"{advice}Missing:\n  {some_of(backbone.missing, *_LINES)}"
         )
     prefix = bottom_up_prefix(model)
+    misfits = _misfits(backbone, weights, prefix)
+    if misfits:
+        raise BackboneCoverageError(
+            f"{source} have tensors of other shapes than the backbone of {kind}, which would stay "
+            f"random: use weights of the same backbone, or its settings. {_window(misfits)}{advice}"
+            f"Other shapes:\n  {some_of(misfits.values(), *_LINES)}"
+        )
     own = {name.removeprefix(prefix) for name in backbone.expected}
     filled = {name.removeprefix(prefix) for name in backbone.expected if name in weights}
     lacking = sorted(group for group in _groups(own, filled) if _has_blocks(group, own))
@@ -170,6 +177,28 @@ def check_backbone(
                 f"(MODEL.BACKBONE). {advice}Missing:\n  {some_of(random, *_LINES)}"
             )
     return parts
+
+
+def _misfits(backbone: PartCoverage, weights: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
+    """Name of a tensor that the file has in another shape -> both shapes. What Detectron2 could not
+    match has a bare name."""
+    misfits = {}
+    for name in backbone.missing:
+        found = weights.get(name, weights.get(name.removeprefix(prefix)))
+        if found is not None:
+            own = tuple(backbone.expected[name].shape)
+            misfits[name] = f"{name}: {tuple(found.shape)} instead of {own}"
+    return misfits
+
+
+def _window(misfits: Collection[str]) -> str:
+    """A sentence where Swin's tables are what does not fit."""
+    if not any(name.endswith("relative_position_bias_table") for name in misfits):
+        return ""
+    return (
+        "Swin's tables of relative positions have (2 w - 1)^2 rows for windows of w cells: set "
+        "AGSSP.SWIN.WINDOW_SIZE to that of the weights. "
+    )
 
 
 def left_over_blocks(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

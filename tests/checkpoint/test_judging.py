@@ -360,6 +360,21 @@ def test_backbones_by_yaml_record_their_size_and_load_again(
     assert log("WARNING") == []
 
 
+def test_a_swin_of_another_window_is_refused_with_its_keys(tmp_path):
+    """By this package's file, and by any other."""
+    config = ("agbp/R50.yaml", {"MODEL.BACKBONE.NAME": "build_swin_backbone"}, SWIN)
+    model, other = make_model(*config), make_model(*config, {"AGSSP.SWIN.WINDOW_SIZE": 6})
+    path = export_backbone(other, tmp_path / "swin.pth")
+    message = (
+        r"set AGSSP\.SWIN\.WINDOW_SIZE to that.*SIZE: 6.*table: \(121, 1\) instead of \(169, 1\)"
+    )
+    with pytest.raises(BackboneCoverageError, match=f"(?s){message}"):
+        load_weights(model, path)
+    torch.save(other.backbone.state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(BackboneCoverageError, match=r"table: \(121, 1\) instead of \(169, 1\)"):
+        load_weights(model, f"{tmp_path / 'plain.pth'}?matching_heuristics=True")
+
+
 def test_a_swin_with_a_block_more_is_refused(tmp_path):
     config = ("agbp/R50.yaml", {"MODEL.BACKBONE.NAME": "build_swin_backbone"}, SWIN)
     deeper = make_model(*config, {"AGSSP.SWIN.DEPTHS": (1, 1, 3, 1)}).backbone

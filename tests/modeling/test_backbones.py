@@ -78,6 +78,18 @@ def test_images_are_padded_to_what_the_backbone_divides(name):
     assert outputs["res5"].shape[-2:] == (2, 3)
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (9, 5), (24, 40)])
+def test_a_swin_s_windows_are_padded(height, width):
+    """Images smaller than a window of 7 cells of 4 pixels, and odd ones."""
+    backbone = build("build_swin_backbone").eval()
+    with torch.no_grad():
+        outputs = backbone(images(height, width))
+    for name, feature in outputs.items():
+        stride = STRIDES["build_swin_backbone"][name]
+        assert feature.shape[-2:] == (-(-height // stride), -(-width // stride))
+        assert feature.isfinite().all()
+
+
 def modules_of(backbone, name):
     bottom_up = getattr(backbone, "bottom_up", getattr(backbone, "net", backbone))
     if "swin" in name:
