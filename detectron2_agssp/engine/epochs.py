@@ -27,18 +27,20 @@ def iterations_from_epochs(cfg: CfgNode) -> CfgNode:
     for key, value in (("EPOCHS", epochs), ("WARMUP_EPOCHS", warmup_epochs)):
         if value < 0:
             raise ValueError(f"AGSSP.SOLVER.{key} must not be negative, got {value}.")
-    num_images = len(
-        get_detection_dataset_dicts(
+    try:
+        images = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             check_consistency=False,
         )
-    )
-    if num_images == 0:
+    except AssertionError as error:
+        # Detectron2's way to say that a set is empty, or has no image with a box.
         raise ValueError(
-            f"AGSSP.SOLVER.EPOCHS is {epochs}, but DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has "
-            "no images to pass over."
-        )
+            f"AGSSP.SOLVER.EPOCHS is {epochs:g}, but DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} "
+            f"has no images to pass over ({error}) Name sets with images; for those without boxes, "
+            "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False."
+        ) from error
+    num_images = len(images)
     per_epoch = num_images / cfg.SOLVER.IMS_PER_BATCH
     resolved = cfg.clone()
     resolved.defrost()
