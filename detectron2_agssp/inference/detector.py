@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-import pycocotools.mask as coco_masks
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.inference.run import Run
 from detectron2_agssp.inference.tiles import Frame, cut_tiles, merge_tiles, tile_frames
+from detectron2_agssp.io.masks import encode_mask
 
 # Of an image: "boxes" (K, 4) float32 XYXY in its pixels, "scores" (K,) float32 and "classes" (K,)
 # int64, by falling score; of a model with masks, on an image that is not tiled, "masks", K run
@@ -99,10 +99,5 @@ class Detector:
             "classes": kept.pred_classes.clone(),
         }
         if kept.has("pred_masks"):
-            found["masks"] = [_run_lengths(mask.numpy()) for mask in kept.pred_masks]
+            found["masks"] = [encode_mask(mask.numpy()) for mask in kept.pred_masks]
         return found
-
-
-def _run_lengths(mask: np.ndarray) -> dict:
-    coded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode()}

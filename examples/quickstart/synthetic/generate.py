@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from detectron2_agssp.io.files import atomic_write
+from detectron2_agssp.io.masks import encode_mask
 from examples.quickstart.synthetic.defects import CLASSES, Defect, tight_box
 from examples.quickstart.synthetic.render import SPLITS, plan_image, render_image
 from examples.quickstart.synthetic.surfaces import SURFACES
@@ -218,13 +218,12 @@ def _write_split(root: Path, split: str, settings: dict, bar: tqdm) -> dict:
 
 
 def _coco_annotation(defect: Defect, number: int, image_id: int) -> dict:
-    encoded = coco_mask.encode(np.asfortranarray(defect.mask, dtype=np.uint8))
     return {
         "id": number,
         "image_id": image_id,
         "bbox": list(tight_box(defect.mask)),
         "area": int(defect.mask.sum()),
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+        "segmentation": encode_mask(defect.mask),
         "iscrowd": 0,
     }
 
