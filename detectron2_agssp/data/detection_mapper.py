@@ -95,10 +95,10 @@ def check_labels(train: Sequence[str], test: Sequence[str], *, masks: bool = Fal
 
     Args:
         train, test: names.
-        masks: whether masks are learned.
+        masks: whether masks are learned, and judged.
 
     Raises:
-        ValueError: sets whose classes differ, or boxes to train on without a mask.
+        ValueError: sets whose classes differ, or boxes without a mask.
     """
     contents = {}
     for name in (*train, *test):
@@ -107,10 +107,10 @@ def check_labels(train: Sequence[str], test: Sequence[str], *, masks: bool = Fal
         if path and metadata.get("evaluator_type", None) == "coco" and Path(path).is_file():
             contents[name] = read_coco(path)
     check_same_categories(contents)
-    for name in contents.keys() & set(train):
-        annotations = contents[name]["annotations"]
+    for name, content in contents.items():
+        annotations = content["annotations"]
         flat = sum(min(entry["bbox"][2:]) <= 0 for entry in annotations if "bbox" in entry)
-        if flat:
+        if flat and name in train:
             logger.warning("%s: %d boxes have no area and are left out.", name, flat)
         bare = sum(not entry.get("segmentation") for entry in annotations)
         if masks and bare:

@@ -221,8 +221,9 @@ def test_boxes_without_area_are_dropped_and_counted(cfg, three_boxes, caplog):
     assert "area" not in caplog.text
 
 
-def test_labels_without_masks_are_refused_where_masks_are_learned(cfg, three_boxes, tmp_path):
-    cfg.DATASETS.TRAIN, cfg.MODEL.MASK_ON = ("mine",), True
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_labels_without_masks_are_refused_where_masks_are_learned(cfg, three_boxes, tmp_path, key):
+    cfg.DATASETS[key], cfg.MODEL.MASK_ON = ("mine",), True
     build_mapper(cfg)
     for annotation in three_boxes["annotations"][1:]:
         del annotation["segmentation"]
