@@ -16,9 +16,8 @@ from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detectron2_agssp.data import read_labels
 from detectron2_agssp.data.builtin import CLASSES
-from detectron2_agssp.data.formats.report import Report
-from detectron2_agssp.data.formats.voc import read_voc
 from detectron2_agssp.engine import AGSSPTrainer
 from detectron2_agssp.modeling import YOLO
 from tests.tiny_models import make_cfg
@@ -52,16 +51,15 @@ def neu_det(root, folder, side) -> list[dict]:
     for stem in chosen:
         shutil.copy(root / "images" / f"{stem}.jpg", folder)
         shutil.copy(root / "annotations" / f"{stem}.xml", folder)
-    inputs = []
-    for record in read_voc(folder, CLASSES["neu_det"], Report("neu_det", str(folder))):
-        pixels = cv2.resize(
-            cv2.imread(str(record.image)), (side, side), interpolation=cv2.INTER_AREA
-        )
-        boxes = torch.tensor([box.xywh for box in record.boxes]) * side / record.width
+    coco, inputs = read_labels(folder, "voc", classes=CLASSES["neu_det"], one_based=True), []
+    for entry in coco["images"]:
+        pixels = cv2.imread(str(folder / entry["file_name"]))
+        pixels = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
+        own = [label for label in coco["annotations"] if label["image_id"] == entry["id"]]
+        boxes = torch.tensor([label["bbox"] for label in own]) * side / entry["width"]
         instances = Instances((side, side))
         instances.gt_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-        classes = [CLASSES["neu_det"].index(box.category) for box in record.boxes]
-        instances.gt_classes = torch.tensor(classes)
+        instances.gt_classes = torch.tensor([label["category_id"] - 1 for label in own])
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         inputs.append({"image": image, "instances": instances, "height": side, "width": side})
     return inputs
