@@ -40,6 +40,8 @@ class DINO(DenseDetector):
         match_weights: of class, L1 and GIoU in the matching.
         loss_weights: of the class, L1 and GIoU losses.
         focal_loss_alpha, focal_loss_gamma: of the class loss, in the matching, too.
+        weight_by_score: multiplies what is learnt of a box by its ``gt_scores``, in [0, 1], where
+            the instances have them.
         max_detections_per_image: pairs of query and class.
         pixel_mean, pixel_std: per channel, in the order of ``input_format``.
         input_format: "RGB" or "BGR", the channel order of ``image``.
@@ -70,6 +72,7 @@ class DINO(DenseDetector):
         loss_weights: tuple[float, float, float] = (1.0, 5.0, 2.0),
         focal_loss_alpha: float = 0.25,
         focal_loss_gamma: float = 2.0,
+        weight_by_score: bool = False,
         max_detections_per_image: int = 100,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
@@ -104,6 +107,7 @@ class DINO(DenseDetector):
         self.match_weights = tuple(match_weights)
         self.loss_weights = dict(zip(("cls", "l1", "giou"), loss_weights, strict=True))
         self.focal = {"alpha": focal_loss_alpha, "gamma": focal_loss_gamma}
+        self.weight_by_score = weight_by_score
         self.max_detections_per_image = max_detections_per_image
         self.input_format = input_format
         self._usable = UsableLabels(num_classes, "AGSSP.DINO.NUM_CLASSES")
@@ -130,6 +134,7 @@ class DINO(DenseDetector):
             "loss_weights": settings.LOSS_WEIGHTS,
             "focal_loss_alpha": settings.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": settings.FOCAL_LOSS_GAMMA,
+            "weight_by_score": cfg.AGSSP.BOXES.WEIGHT_BY_SCORE,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -149,7 +154,7 @@ class DINO(DenseDetector):
         Raises:
             ValueError: a box of a class that the detector does not have.
         """
-        truth = Truth.of(self._usable(gt_instances))
+        truth = Truth.of(self._usable(gt_instances), self.weight_by_score)
         tokens = self.tokenizer(features, images.image_sizes)
         memory = self.transformer.encode(tokens)
         queries, *choice = self.transformer.choose(memory, tokens)

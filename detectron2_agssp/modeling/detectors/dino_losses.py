@@ -81,7 +81,8 @@ def set_losses(
     gamma: float,
 ) -> dict[str, Tensor]:
     """Sums over layers and images: the focal loss (Lin et al., ICCV 2017) of all valid queries, and
-    the L1 and GIoU (Rezatofighi et al., CVPR 2019) losses of those that learn a box.
+    the L1 and GIoU (Rezatofighi et al., CVPR 2019) losses of those that learn a box; what a query
+    learns of a box has the box's weight.
 
     Args:
         logits: (L, N, Q, C).
@@ -96,12 +97,15 @@ def set_losses(
     indices = matched[positive]
     wanted = torch.zeros_like(logits)
     wanted[positive, truth.classes[indices]] = 1
-    focal = sigmoid_focal_loss(logits, wanted, alpha, gamma).sum(dim=-1)
+    weights = torch.ones_like(logits[..., 0])
+    weights[positive] = truth.weights[indices]
+    focal = sigmoid_focal_loss(logits, wanted, alpha, gamma).sum(dim=-1) * weights
     found, boxes = boxes[positive], truth.boxes[indices]
+    overlap_loss = generalized_box_iou_loss(_corners(found), _corners(boxes))
     return {
         "cls": focal[valid.expand_as(focal)].sum(),
-        "l1": (found - boxes).abs().sum(),
-        "giou": generalized_box_iou_loss(_corners(found), _corners(boxes), reduction="sum"),
+        "l1": ((found - boxes).abs().sum(dim=-1) * weights[positive]).sum(),
+        "giou": (overlap_loss * weights[positive]).sum(),
     }
 
 

@@ -59,18 +59,24 @@ class Truth:
         counts: boxes of each image.
         classes: (K,) int64.
         boxes: (K, 4) x, y of the centre, width and height, as shares of the image's.
+        weights: (K,) of the losses, in [0, 1].
     """
 
     counts: list[int]
     classes: Tensor
     boxes: Tensor
+    weights: Tensor
 
     @classmethod
-    def of(cls, gt_instances: Sequence[Instances]) -> "Truth":
-        shares = []
+    def of(cls, gt_instances: Sequence[Instances], weight_by_score: bool = False) -> "Truth":
+        """With ``weight_by_score``, ``gt_scores`` are weights; boxes without one have 1."""
+        shares, weights = [], []
         for instances in gt_instances:
             height, width = instances.image_size
             boxes = box_convert(instances.gt_boxes.tensor, "xyxy", "cxcywh")
             shares.append(boxes / boxes.new_tensor([width, height, width, height]))
+            scored = weight_by_score and instances.has("gt_scores")
+            weights.append(instances.gt_scores.to(boxes) if scored else boxes.new_ones(len(boxes)))
         classes = [instances.gt_classes for instances in gt_instances]
-        return cls([len(own) for own in classes], torch.cat(classes), torch.cat(shares))
+        counts = [len(own) for own in classes]
+        return cls(counts, torch.cat(classes), torch.cat(shares), torch.cat(weights))

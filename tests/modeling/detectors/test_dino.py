@@ -7,10 +7,11 @@ import torch
 from detectron2.export import TracingAdapter
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from detectron2_agssp.modeling import DINO
 from detectron2_agssp.modeling.detectors.dino_denoising import add_noise
-from detectron2_agssp.modeling.detectors.dino_transformer import Queries
+from detectron2_agssp.modeling.detectors.dino_transformer import Queries, SelfAttention
 from detectron2_agssp.modeling.detectors.labels import Truth
 from tests.tiny_models import SMALL_R50, AverageBackbone, detection_inputs, make_model
 
@@ -81,6 +82,23 @@ def test_a_batch_has_no_more_queries_than_tokens():
     assert queries.valid[1].diff().count_nonzero() == 1, "the valid ones come first"
 
 
+def test_attention_among_queries_is_pytorch_s():
+    module = SelfAttention(32, 4)
+    expected = nn.MultiheadAttention(32, 4, batch_first=True)
+    with torch.no_grad():
+        weights = [module.query_key.weight, module.value.weight]
+        expected.in_proj_weight.copy_(torch.cat(weights))
+        expected.in_proj_bias.copy_(torch.cat([module.query_key.bias, module.value.bias]))
+        expected.out_proj.load_state_dict(module.output.state_dict())
+        content, positions = torch.rand(2, 6, 32), torch.rand(2, 6, 32)
+        mask = torch.rand(6, 6) < 0.5
+        mask.fill_diagonal_(True)
+        places = content + positions
+        seen, _ = expected(places, places, content, attn_mask=~mask, need_weights=False)
+        found = module(content, positions, mask.expand(2, 1, 6, 6))
+    torch.testing.assert_close(found, module.norm(content + seen))
+
+
 def sees(model, queries, tokens, memory, changed) -> torch.Tensor:
     """(Q,) bool: whose outputs change with the content and box of query ``changed``."""
     before = model.transformer.decode(queries, memory, tokens)
@@ -129,7 +147,7 @@ def test_labels_do_not_reach_what_is_matched():
         plain = model.transformer.decode(queries, memory, tokens)
         for counts in ([1, 2], [0, 3], [0, 0]):
             boxes = torch.rand(sum(counts), 4) * 0.4 + 0.2
-            truth = Truth(counts, torch.randint(2, (sum(counts),)), boxes)
+            truth = Truth(counts, torch.randint(2, (sum(counts),)), boxes, boxes[:, 0])
             noisy = add_noise(truth, num_classes=2, **model.noise)
             with_noise = model._with_noise(queries, noisy)
             assert with_noise.content.shape[1] == 100 + len(noisy.groups)
@@ -250,6 +268,29 @@ def test_a_class_that_the_detector_does_not_have(label):
         step(tiny_dino().train(), [sample])
 
 
+def test_scores_of_pseudo_boxes_weight_what_is_learnt():
+    """Of denoising, too; the background is learnt as ever."""
+    model = tiny_dino(weight_by_score=True).train()
+    (sample,) = detection_inputs((64, 96), num_boxes=1)
+
+    def losses(*scores):
+        instances = sample["instances"]
+        instances = Instances(instances.image_size, **instances.get_fields())
+        if scores:
+            instances.gt_scores = torch.tensor(scores)
+        torch.manual_seed(0)
+        return step(model, [{**sample, "instances": instances}])
+
+    full, half, none = losses(1.0), losses(0.5), losses(0.0)
+    assert losses() == full, "labels have no score"
+    for name in LOSSES:
+        torch.testing.assert_close(half[name], (full[name] + none[name]) / 2)
+        assert (none[name] > 0) == name.endswith("cls")
+        assert none[name] < full[name]
+    model.weight_by_score = False
+    assert losses(0.5) == full
+
+
 @pytest.mark.parametrize("sizes", [[(64, 96)], [(64, 90), (50, 64)]])
 @pytest.mark.parametrize(("num_boxes", "num_classes"), [(0, 2), (3, 2), (3, 1)])
 def test_gradients_reach_every_parameter(sizes, num_boxes, num_classes):
@@ -312,6 +353,7 @@ def test_every_key_reaches_the_model():
     keys |= {"MATCH_WEIGHTS": (1.0, 2.0, 3.0), "LOSS_WEIGHTS": (4.0, 5.0, 6.0)}
     keys |= {"FOCAL_LOSS_ALPHA": 0.4, "FOCAL_LOSS_GAMMA": 1.0, "IN_FEATURES": ("res4", "res5")}
     settings = {f"AGSSP.DINO.{key}": value for key, value in keys.items()}
+    settings["AGSSP.BOXES.WEIGHT_BY_SCORE"] = True
     model = make_model(CONFIG, SMALL_R50, settings, {"TEST.DETECTIONS_PER_IMAGE": 8})
     transformer = model.transformer
     assert transformer.content.weight.shape == (7, 64)
@@ -324,7 +366,7 @@ def test_every_key_reaches_the_model():
     assert model.match_weights == (1, 2, 3)
     assert tuple(model.loss_weights.values()) == (4, 5, 6)
     assert model.focal == {"alpha": 0.4, "gamma": 1.0}
-    assert model.max_detections_per_image == 8
+    assert (model.weight_by_score, model.max_detections_per_image) == (True, 8)
     assert (model.num_classes, model.label_embedding.num_embeddings) == (3, 3)
 
 

@@ -59,7 +59,8 @@ def random_case(counts, num_queries=4, num_classes=3, layers=2, seed=0):
     valid = torch.ones(shape[1:], dtype=torch.bool)
     valid[-1, -1] = False
     classes = torch.from_numpy(rng.integers(num_classes, size=total))
-    truth = Truth(list(counts), classes, torch.from_numpy(random_boxes(rng, total)))
+    boxes, weights = random_boxes(rng, total), rng.uniform(size=total)
+    truth = Truth(list(counts), classes, torch.from_numpy(boxes), torch.from_numpy(weights))
     return *map(torch.from_numpy, arrays), valid, truth
 
 
@@ -113,13 +114,15 @@ def test_losses_against_a_loop(counts, num_classes):
         if not valid[index[1:]]:
             continue
         k = matched[index].item()
+        weight = truth.weights[k].item() if k >= 0 else 1
         for label, logit in enumerate(logits[index].tolist()):
             there, absent = focal_terms(logit)
-            expected["cls"] += there if k >= 0 and truth.classes[k] == label else absent
+            loss = there if k >= 0 and truth.classes[k] == label else absent
+            expected["cls"] += weight * loss
         if k >= 0:
             box, own = boxes[index].tolist(), truth.boxes[k].tolist()
-            expected["l1"] += sum(abs(a - b) for a, b in zip(box, own, strict=True))
-            expected["giou"] += 1 - giou(box, own)
+            expected["l1"] += weight * sum(abs(a - b) for a, b in zip(box, own, strict=True))
+            expected["giou"] += weight * (1 - giou(box, own))
     for name, loss in found.items():
         assert loss.item() == pytest.approx(expected[name], rel=1e-6, abs=1e-12), name
 
