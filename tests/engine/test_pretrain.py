@@ -193,7 +193,7 @@ def test_other_images_and_settings_are_noticed_and_named(images, tmp_path, monke
     with pytest.raises(ValueError, match=message):
         pretrain(images, out, options=["SOLVER.BASE_LR", 0.1])
     (out / "images.json").write_text("{")
-    with pytest.raises(ValueError, match=r"pretrain\.json is damaged"):
+    with pytest.raises(ValueError, match=r"pretrain\.json or images\.json is damaged"):
         pretrain(images, out, options=["SOLVER.BASE_LR", 0.1])
 
 
