@@ -62,7 +62,7 @@ def boxes_from_map(
     found, maxima, counts = anomaly_boxes(
         full[None],
         torch.tensor([threshold], dtype=torch.float64, device="cpu"),
-        torch.tensor([max((height // 100) * (width // 100), 10)], device="cpu"),
+        torch.tensor([smallest_area(height, width)], device="cpu"),
         # More components than this do not fit into the image.
         min(max_boxes, ((height + 1) // 2) * ((width + 1) // 2)),
         size=(height, width),
@@ -71,6 +71,11 @@ def boxes_from_map(
     # The overlaps are float32: with the limit rounded alike, one that is equal to it stays.
     keep = nms(boxes, scores, float(np.float32(nms_iou)))
     return boxes[keep].numpy(), scores[keep].numpy()
+
+
+def smallest_area(height: int, width: int) -> int:
+    """Of a component that makes a box, pixels."""
+    return max((height // 100) * (width // 100), 10)
 
 
 def component_masks(full: np.ndarray, threshold: float, boxes: np.ndarray) -> np.ndarray:

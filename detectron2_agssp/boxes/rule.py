@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detectron2_agssp.boxes.components import boxes_from_map, component_masks
+from detectron2_agssp.boxes.components import boxes_from_map, component_masks, resize_map
+from detectron2_agssp.boxes.peaks import boxes_of_peaks
 from detectron2_agssp.boxes.threshold import box_threshold
 
 
@@ -19,11 +20,18 @@ class BoxRule:
     Attributes:
         threshold: in the maps' units, [0, 1): of all maps, or by source.
         max_boxes, nms_iou: of :func:`~detectron2_agssp.boxes.boxes_from_map`.
+        extent: 0 for the boxes of that function; in (0, 1) for those of
+            :func:`~detectron2_agssp.boxes.peaks.boxes_of_peaks`.
     """
 
     threshold: float | Mapping[str, float]
     max_boxes: int = 10
     nms_iou: float = 0.8
+    extent: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.extent < 1:
+            raise ValueError(f"AGSSP.BOXES.EXTENT must be in [0, 1), got {self.extent}.")
 
     @classmethod
     def from_config(cls, cfg, map_root: str | Path) -> "BoxRule":
@@ -42,15 +50,22 @@ class BoxRule:
             threshold=settings.THRESHOLD,
             max_boxes=settings.MAX_BOXES,
             nms_iou=settings.NMS_IOU,
+            extent=settings.EXTENT,
         )
 
     @classmethod
     def from_map_folder(
-        cls, map_root: str | Path, *, max_boxes: int = 10, nms_iou: float = 0.8, **threshold
+        cls,
+        map_root: str | Path,
+        *,
+        max_boxes: int = 10,
+        nms_iou: float = 0.8,
+        extent: float = 0.0,
+        **threshold,
     ) -> "BoxRule":
         """The same without a config; ``threshold``: ``mode``, ``margin``, ... of
         :func:`~detectron2_agssp.boxes.threshold.box_threshold`."""
-        return cls(box_threshold(map_root, **threshold), max_boxes, nms_iou)
+        return cls(box_threshold(map_root, **threshold), max_boxes, nms_iou, extent)
 
     def __call__(
         self, anomaly_map: np.ndarray, height: int, width: int, source: str = ""
@@ -72,10 +87,19 @@ class BoxRule:
                 threshold.
         """
         threshold = self.threshold_of(source)
+        if self.extent:
+            full = resize_map(anomaly_map, height, width)
+            return self._peaks(full, threshold)[:2]
         return boxes_from_map(anomaly_map, height, width, threshold, self.max_boxes, self.nms_iou)
 
+    def _peaks(
+        self, full: np.ndarray, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return boxes_of_peaks(full, threshold, self.extent, self.max_boxes, self.nms_iou)
+
     def masks(self, full: np.ndarray, boxes: np.ndarray, source: str = "") -> np.ndarray:
-        """The masks of boxes: of each, the component that it was cut from, holes filled.
+        """The masks of boxes: of each, the component that it was cut from, holes filled, or the
+        region of its peak.
 
         Args:
             full: (H, W), the map at the size of its image.
@@ -85,7 +109,12 @@ class BoxRule:
         Returns:
             (K, H, W) bool; the extents of each are its box, to the bit.
         """
-        return component_masks(full, self.threshold_of(source), boxes)
+        threshold = self.threshold_of(source)
+        if not self.extent:
+            return component_masks(full, threshold, boxes)
+        cut, _, masks = self._peaks(full, threshold)
+        same = (boxes[:, None] == cut).all(axis=2)
+        return masks[same.argmax(axis=1)]
 
     def threshold_of(self, source: str) -> float:
         """The threshold of a source's maps.

@@ -23,9 +23,10 @@ MIN_ITERATIONS = {"AGBP": 100, "AGDP": 200}
 # On a CPU; what does not fit is cut, and said.
 MAX_HOURS = 4
 # benchmarks/few_label, agssp_rounds_long on NEU-DET: what gained most of all starts. Boxes of
-# energies, with a margin of their own, learned for 8 epochs by a backbone frozen to res2 at most.
+# energies, with a margin and extents of their own (benchmarks/notebook.md), learned for 8 epochs by
+# a backbone frozen to res2 at most.
 ROUNDS_EPOCHS = 8
-ROUNDS_FREEZE_AT, ROUNDS_MARGIN = 2, 0.4
+ROUNDS_FREEZE_AT, ROUNDS_MARGIN, ROUNDS_EXTENT = 2, 0.4, 0.5
 # The paper's: boxes of the maps, a frozen backbone (the config's), 10 epochs.
 PUBLISHED_EPOCHS = 10
 # There, with 200 iterations of 16; other backbones have epochs in their configs, the paper's 200 or
@@ -121,6 +122,7 @@ class Recipe:
             frozen = run_config(self.agdp_path, "", {}).MODEL.BACKBONE.FREEZE_AT
             own["MODEL.BACKBONE.FREEZE_AT"] = min(frozen, ROUNDS_FREEZE_AT)
             own["AGSSP.BOXES.MARGIN"] = ROUNDS_MARGIN
+            own["AGSSP.BOXES.EXTENT"] = ROUNDS_EXTENT
         given = self.options.of(stage)
         return {key: value for key, value in own.items() if key not in given}
 

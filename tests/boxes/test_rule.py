@@ -42,9 +42,10 @@ def folder(write_maps, tmp_path):
     return root
 
 
-@pytest.fixture
-def cfg(tiny_cfg):
+@pytest.fixture(params=[0.0, 0.7], ids=["components", "peaks"])
+def cfg(tiny_cfg, request):
     tiny_cfg.AGSSP.BOXES.MARGIN = 0.3
+    tiny_cfg.AGSSP.BOXES.EXTENT = request.param
     return tiny_cfg
 
 
@@ -140,13 +141,14 @@ def test_a_map_at_the_size_of_its_image(folder, cfg, expected):
 )
 def test_every_key_counts(folder, tiny_cfg, key, settings):
     mode, value = settings.values()
-    pairs = ["THRESHOLD_MODE", mode, key, value, "MAX_BOXES", 3, "NMS_IOU", 0.4]
+    pairs = ["THRESHOLD_MODE", mode, key, value, "MAX_BOXES", 3, "NMS_IOU", 0.4, "EXTENT", 0.6]
     pairs[::2] = [f"AGSSP.BOXES.{name}" for name in pairs[::2]]
     tiny_cfg.merge_from_list(pairs)
     rule = BoxRule.from_config(tiny_cfg, folder)
-    assert astuple(rule) == (box_threshold(folder, **settings), 3, 0.4)
-    assert rule == BoxRule.from_map_folder(folder, **settings, max_boxes=3, nms_iou=0.4)
-    assert astuple(rule.at(0.7)) == (0.7, 3, 0.4)
+    assert astuple(rule) == (box_threshold(folder, **settings), 3, 0.4, 0.6)
+    same = BoxRule.from_map_folder(folder, **settings, max_boxes=3, nms_iou=0.4, extent=0.6)
+    assert rule == same
+    assert astuple(rule.at(0.7)) == (0.7, 3, 0.4, 0.6)
 
 
 def test_thresholds_by_source():
