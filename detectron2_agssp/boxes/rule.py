@@ -110,7 +110,7 @@ class BoxRule:
             (K, H, W) bool; the extents of each are its box, to the bit.
         """
         threshold = self.threshold_of(source)
-        if not self.extent:
+        if not self.extent or not len(boxes):
             return component_masks(full, threshold, boxes)
         cut, _, masks = self._peaks(full, threshold)
         same = (boxes[:, None] == cut).all(axis=2)

@@ -112,9 +112,11 @@ def folder(tmp_path, write_maps):
     return write_maps(tmp_path / "maps", maps, dict.fromkeys(maps, (97, 130)))
 
 
+@pytest.mark.parametrize("extent", [0.0, 0.7])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_the_mapper_s_masks_agree_with_its_boxes(name, folder, tmp_path):
-    settings = {"augmentations": AUGMENTATIONS[name], "rules": BoxRule(0.5)}
+def test_the_mapper_s_masks_agree_with_its_boxes(name, extent, folder, tmp_path):
+    """Components, and regions of peaks."""
+    settings = {"augmentations": AUGMENTATIONS[name], "rules": BoxRule(0.5, extent=extent)}
     with_masks, plain = PseudoBoxMapper(**settings, masks=True), PseudoBoxMapper(**settings)
     counts = []
     for sample in load_unlabeled(tmp_path / "images", folder):
