@@ -16,7 +16,6 @@ from detectron2_agssp.engine.pretrain_record import (
     RECORD,
     checked_record,
     files_of,
-    locked,
     skipped_images,
 )
 from detectron2_agssp.engine.recipe import Options, Recipe, check_detector, device
@@ -30,7 +29,7 @@ from detectron2_agssp.engine.stages import (
 )
 from detectron2_agssp.evaluation import verdict
 from detectron2_agssp.evaluation.box_statistics import box_statistics
-from detectron2_agssp.io.files import user_path, write_json
+from detectron2_agssp.io.files import only_run, user_path, write_json
 from detectron2_agssp.utils.naming import some_of
 
 _TRAINED = ("AGBP", "AGDP")
@@ -133,7 +132,7 @@ def pretrain(
         "rounds": rounds,
         "options": {stage or "all": keys for stage, keys in parsed.by_stage.items()},
     }
-    with locked(output):
+    with only_run(output):
         record = checked_record(output, settings, files)
         return _Run(recipe, images, output, record).run()
 

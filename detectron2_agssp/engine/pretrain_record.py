@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detectron2_agssp.io.files import lock_file, write_json
+from detectron2_agssp.io.files import write_json
 from detectron2_agssp.io.images import (
     IMAGE_SUFFIXES,
     UnreadableImageError,
@@ -131,23 +131,3 @@ def skipped_images(map_root: Path) -> list[str]:
     path = MapStore(map_root).skipped_path
     lines = read_lines(path, any_name=True) if path.exists() else ()
     return [line["image"] for _, line in lines]
-
-
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder, which is made.
-
-    Raises:
-        OSError: another run is there.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output, os.O_RDONLY)
-    try:
-        if not lock_file(descriptor, wait=False):
-            raise OSError(f"Another run is pretraining in {output}. Wait for it to end.")
-        yield
-    finally:
-        os.close(descriptor)
-        # A run that was refused before it wrote anything leaves nothing.
-        with contextlib.suppress(OSError):
-            output.rmdir()

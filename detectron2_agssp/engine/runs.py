@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
 from detectron2_agssp.engine.trainer import AGSSPTrainer
-from detectron2_agssp.io.files import atomic_write, write_json
+from detectron2_agssp.io.files import atomic_write, named_when_full, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,16 @@ def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()
 
     Raises:
         FloatingPointError: the loss became infinite or NaN; the message says what to try.
+        OSError: the disk is full.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    final = output_dir / "model_final.pth"
-    if is_finished(output_dir):
-        return final
+    if not is_finished(output_dir):
+        with named_when_full(output_dir, "Make room and run the same command again."):
+            _train(cfg, output_dir, progress, hooks)
+    return output_dir / "model_final.pth"
+
+
+def _train(cfg: CfgNode, output_dir: Path, progress: bool, hooks: Sequence[HookBase]) -> None:
     for name in ("detectron2", "fvcore", "detectron2_agssp"):
         # Each run has a log file of its own.
         logging.getLogger(name).handlers.clear()
@@ -79,7 +84,6 @@ def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()
     with contextlib.redirect_stdout(None):
         trainer.train()
     _finish(output_dir, cfg.SOLVER.MAX_ITER)
-    return final
 
 
 def is_finished(output_dir: str | Path) -> bool:

@@ -1,16 +1,21 @@
 """One training or evaluation run from the command line, by its config."""
 
 import argparse
+import contextlib
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.utils import comm
 
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.data.registered import require_registered
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.config_reading import use_available_device
+from detectron2_agssp.io.files import named_when_full, only_run
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+
+FULL = "Make room; the same command with --resume goes on from the last checkpoint."
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
@@ -27,9 +32,19 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     Raises:
         ValueError: a data set that is not registered, or incompatible settings.
         ConnectionError: weights that cannot be downloaded.
+        OSError: another run is training in ``cfg.OUTPUT_DIR``, or its disk is full.
     """
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         require_registered(cfg.DATASETS[key], key=f"DATASETS.{key}")
+    with contextlib.ExitStack() as guards:
+        is_local = "://" not in cfg.OUTPUT_DIR
+        if is_local and comm.is_main_process() and not args.eval_only:
+            guards.enter_context(only_run(cfg.OUTPUT_DIR))
+        guards.enter_context(named_when_full(cfg.OUTPUT_DIR, FULL))
+        return _train_or_evaluate(cfg, args)
+
+
+def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     default_setup(cfg, args)
     use_available_device(cfg)
     keep_freed_memory()

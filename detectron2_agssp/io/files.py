@@ -21,6 +21,9 @@ MAX_JSON_BYTES = 2**31
 MAX_XML_BYTES = 2**25
 # Bytes of the largest table or list.
 MAX_TEXT_BYTES = 2**30
+# A used-up quota and a limit of the size of files are like it.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of the temporary files that a killed process leaves.
 TEMPORARY_PATTERN = ".agssp-*.tmp"
 
@@ -175,6 +178,9 @@ def atomic_path(path: str | Path, temporary_root: Path | None = None) -> Iterato
     Args:
         path: its folder is made if it is missing.
         temporary_root: folder of the free path, on the same file system; by default ``path``'s.
+
+    Raises:
+        OSError: it cannot be written: ``path`` and the way out are named.
     """
     path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,8 +189,28 @@ def atomic_path(path: str | Path, temporary_root: Path | None = None) -> Iterato
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        if said := _writing_error(error, path, temporary):
+            raise said from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _writing_error(error: Exception, path: Path, temporary: Path) -> OSError | None:
+    """An error in writing ``path`` that names it, and not the file that it was to be until then."""
+    # torch.save hides it behind one of its own.
+    cause = error if isinstance(error, OSError) else error.__context__
+    if not isinstance(cause, OSError):
+        return None
+    if cause.errno in FULL_DISK:
+        way_out = "there is no room on its disk. Make some, and run the same command again"
+    elif cause.errno in _FORBIDDEN and cause.filename == os.fspath(temporary):
+        way_out = "name another place, or make its folder one that you can write to"
+    else:
+        return None
+    return OSError(cause.errno, f"{path} is not written ({cause.strerror}): {way_out}.")
 
 
 @contextlib.contextmanager
@@ -196,6 +222,38 @@ def atomic_write(path: str | Path, mode: str = "w", temporary_root: Path | None 
         open(temporary, mode, encoding=encoding) as file,
     ):
         yield file
+
+
+@contextlib.contextmanager
+def named_when_full(folder: str | Path, way_out: str) -> Iterator[None]:
+    """Says of a full disk whose it is, and ``way_out``, a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise OSError(error.errno, f"The disk of {folder} is full. {way_out}") from error
+
+
+@contextlib.contextmanager
+def only_run(folder: str | Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made; what is empty at the end is taken away.
+
+    Raises:
+        OSError: another run is there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not lock_file(descriptor, wait=False):
+            raise OSError(f"Another run is writing to {folder}. Wait for it to end.")
+        yield
+    finally:
+        os.close(descriptor)
+        # A run that was refused before it wrote anything leaves nothing.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -6,7 +6,6 @@ batch it was computed in, and a resumed run must end with the same bytes as an u
 Shards take every n-th chunk, for the same reason.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -18,7 +17,7 @@ import numpy as np
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from detectron2_agssp.io.files import atomic_write, datasets_root, user_path
+from detectron2_agssp.io.files import atomic_write, datasets_root, named_when_full, user_path
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fit import fit_scorer
@@ -30,6 +29,8 @@ from detectron2_agssp.maps.store import MapStore, Shard, sees_nothing
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 
 logger = logging.getLogger(__name__)
+
+FULL = "The maps made so far are whole: make room and run the same command again."
 
 
 @dataclass
@@ -84,7 +85,7 @@ def generate_anomaly_maps(
             raise ValueError("Either --shard or several processes, not both.")
         shard = (rank, size)
     store = MapStore(map_root, shard)
-    with store.lock(), readable_disk_errors(store.root):
+    with store.lock(), named_when_full(store.root, FULL):
         generator = MapGenerator(cfg, image_root, store, progress and rank == 0)
         summary = generator.run(fitted_by, fit_only)
     if size > 1:
@@ -224,21 +225,6 @@ class MapGenerator:
 def _warn_of_gone(count: int) -> None:
     if count:
         logger.warning("%d images were deleted or cannot be scored any more: they left.", count)
-
-
-@contextlib.contextmanager
-def readable_disk_errors(root: Path) -> Iterator[None]:
-    """Says of a full disk what it means for the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"The disk of {root} is full. The maps made so far are whole: make room and run "
-                "the same command again",
-            ) from error
-        raise
 
 
 def absolute_root(image_root: str | Path) -> str:

@@ -281,7 +281,7 @@ def test_images_that_cannot_be_read_at_all(tmp_path):
 
 def test_two_runs_at_once(images, tmp_path, monkeypatch):
     def again(run):
-        with pytest.raises(OSError, match="Another run is pretraining"):
+        with pytest.raises(OSError, match="Another run is writing to"):
             pretrain(images, tmp_path / "out")
 
     monkeypatch.setattr(module._Run, "run", again)

@@ -15,7 +15,7 @@ from detectron2_agssp.data.formats.records import Labels, Record, records_as_coc
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import check_splits, make_splits, read_splits
 from detectron2_agssp.io.coco import check_coco_json, write_coco
-from detectron2_agssp.io.files import user_path, write_json
+from detectron2_agssp.io.files import only_run, user_path, write_json
 from detectron2_agssp.io.images import ImageReader
 
 
@@ -49,6 +49,7 @@ def prepare_dataset(
         FileNotFoundError: ``source``, its contents or ``splits`` are missing.
         ValueError: no image can be used, the output is inside the source, or the splits are
             unusable.
+        OSError: another run is writing to the output.
     """
     report = Report(dataset, str(user_path(source).resolve()))
     opened = Source.open(source, report, reader=reader)
@@ -79,24 +80,25 @@ def prepare_dataset(
                 files[f"masks/{folder}/{mask}"] = record.mask
     annotations = {name: f"annotations/{name}.json" for name in chosen if labelled}
 
-    claim_files(output, {*files, *annotations.values()})
-    for place, file in files.items():
-        place_file(file, output / place, copy)
-    image_ids = {record.stem: number for number, record in enumerate(records, start=1)}
-    for name, members in chosen.items():
-        categories = [[box.category for box in record.boxes] for record in members]
-        report.count_split(name, categories, classes)
-        if name not in annotations:
-            continue
-        folder = "test" if name == "test" else "train"
-        path = output / annotations[name]
-        place = functools.partial(_file_name, folder)
-        write_coco(path, records_as_coco(members, classes, place, image_ids))
-        for problem in check_coco_json(path, output / "images"):
-            report.add("coco_problem", f"{path.name}: {problem}")
-    stems = {name: [record.stem for record in members] for name, members in chosen.items()}
-    write_json(output / "splits.json", stems)
-    write_json(output / "report.json", report.to_json())
+    with only_run(output):
+        claim_files(output, {*files, *annotations.values()})
+        for place, file in files.items():
+            place_file(file, output / place, copy)
+        image_ids = {record.stem: number for number, record in enumerate(records, start=1)}
+        for name, members in chosen.items():
+            categories = [[box.category for box in record.boxes] for record in members]
+            report.count_split(name, categories, classes)
+            if name not in annotations:
+                continue
+            folder = "test" if name == "test" else "train"
+            path = output / annotations[name]
+            place = functools.partial(_file_name, folder)
+            write_coco(path, records_as_coco(members, classes, place, image_ids))
+            for problem in check_coco_json(path, output / "images"):
+                report.add("coco_problem", f"{path.name}: {problem}")
+        stems = {name: [record.stem for record in members] for name, members in chosen.items()}
+        write_json(output / "splits.json", stems)
+        write_json(output / "report.json", report.to_json())
     return report
 
 
