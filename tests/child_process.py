@@ -4,6 +4,7 @@ takes long, so each takes a fraction of a second."""
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,15 +42,21 @@ def run_in_child(function: Callable, *arguments) -> int:
     return process.exitcode
 
 
-def run_and_kill(function: Callable, *arguments, after: float) -> bool:
-    """Calls an importable function in a process of its own, and kills that after so many seconds;
-    False if it had ended by then."""
+def run_and_kill(
+    function: Callable, *arguments, after: float, by: signal.Signals = signal.SIGKILL
+) -> int:
+    """Calls an importable function in a process of its own, and sends that a signal after so many
+    seconds; its exit code, 0 if it had ended by then."""
     process = _context.Process(target=function, args=arguments)
     process.start()
     process.join(timeout=after)
-    process.kill()
-    process.join()
-    return process.exitcode != 0
+    if process.exitcode is None:
+        os.kill(process.pid, by)
+    process.join(timeout=60)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"{function.__name__}{arguments} does not end by {by.name}")
+    return process.exitcode
 
 
 def run_script(
@@ -59,7 +66,7 @@ def run_script(
     ``output`` is a folder for what it prints, ``environment`` has variables to be set."""
     files = [output / "stdout.txt", output / "stderr.txt"]
     texts = [str(argument) for argument in arguments]
-    code = run_in_child(_run_script, str(script), texts, files, environment or {})
+    code = run_in_child(as_script, str(script), texts, files, environment or {})
     return Finished(code, *(file.read_text() for file in files))
 
 
@@ -68,7 +75,10 @@ def run_command(*arguments, **settings) -> Finished:
     return run_script("detectron2_agssp", *arguments, **settings)
 
 
-def _run_script(script: str, arguments: list[str], files: list[Path], environment: dict) -> None:
+def as_script(
+    script: str, arguments: list[str], files: list[Path], environment: dict[str, str]
+) -> None:
+    """What :func:`run_script` calls in its process; ``files`` are those of what is printed."""
     os.environ.update(environment)
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

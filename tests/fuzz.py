@@ -136,6 +136,8 @@ def read_in_children(make: Callable[[Path], Readers], folder: Path, count: int) 
             code = run_in_child(_read_and_tell, make, place, numbers)
         except TimeoutError:
             code = None
+        if not (place / "begun").exists():
+            raise RuntimeError(f"{make.__name__} failed: see what its process printed.")
         lines = (place / "outcomes.jsonl").read_text().splitlines()
         outcomes += [Outcome(*json.loads(line)) for line in lines]
         number = numbers.stop
