@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,10 @@ from PIL import Image
 import detectron2_agssp  # noqa: F401  (extends the default config)
 from detectron2_agssp.boxes.threshold import box_threshold
 from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
+from detectron2_agssp.data import read_labels
 from detectron2_agssp.data.formats.layout import claim_files
-from detectron2_agssp.data.formats.records import records_as_coco
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.data.formats.splits import read_splits
-from detectron2_agssp.data.formats.voc import read_voc
 from detectron2_agssp.data.own_labels import draw_validation, read_own_labels
 from detectron2_agssp.data.unlabeled import load_unlabeled
 from detectron2_agssp.engine.pretrain_record import checked_record, files_of, skipped_images
@@ -29,7 +29,6 @@ from detectron2_agssp.engine.stages import maps_finished
 from detectron2_agssp.evaluation.truth import CocoTruth
 from detectron2_agssp.io.coco import check_coco_json, read_coco
 from detectron2_agssp.io.config_reading import read_config
-from detectron2_agssp.io.images import ImageReader
 from detectron2_agssp.io.masks import read_mask
 from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
@@ -39,7 +38,7 @@ from detectron2_agssp.reports.map_panels import MapPainter
 from detectron2_agssp.reports.recorded_settings import readable_settings
 from detectron2_agssp.reports.skipped import read_skipped
 from detectron2_agssp.scoring.kead.descriptions import BUILTIN_FOLDER, load_descriptions
-from tests.data.prepare_sources import write_xml
+from tests.data import label_sources
 from tests.maps import quick_scorer  # noqa: F401  (registers it)
 
 Readers = dict[Path, Callable[[], object]]
@@ -51,6 +50,7 @@ def file_readers(folder: Path) -> Readers:
     """All of them."""
     return {
         **label_readers(folder / "labels"),
+        **format_readers(folder / "formats"),
         **config_readers(folder / "configs"),
         **map_readers(folder / "maps"),
         **run_readers(folder / "runs"),
@@ -79,15 +79,6 @@ def label_readers(folder: Path) -> Readers:
         draw_validation(labels)
         return root
 
-    voc = folder / "voc"
-    write_xml(voc / "a.xml", ("dent", 3, 4, 12, 9), ("burr", 1, 1, 5, 5), width=WIDTH)
-    shutil.copy(images / "a.png", voc)
-    classes = ("dent", "burr")
-
-    def read_boxes():
-        records = read_voc(voc, classes, Report("x", str(voc)), ImageReader())
-        return records_as_coco(records, classes, "train", {"a": 1})
-
     mask, output, splits = folder / "mask.png", folder / "prepared", folder / "splits.json"
     Image.fromarray(np.uint8([[0, 255, 0], [0, 0, 0]]).repeat(4, 0)).save(mask)
     (output / "images/train").mkdir(parents=True)
@@ -98,11 +89,28 @@ def label_readers(folder: Path) -> Readers:
         coco[0]: lambda: (check_coco_json(coco[0], images), read_coco(coco[0])),
         coco[1]: lambda: list(map(CocoTruth(coco[1]), entries)),
         coco[2]: read_own,
-        voc / "a.xml": read_boxes,
         mask: lambda: read_mask(mask),
         placed: lambda: claim_files(output, set()),
         splits: lambda: read_splits(splits, Report("x", "y")),
     }
+
+
+def format_readers(folder: Path) -> Readers:
+    """One file of each format's, or two."""
+    readers: Readers = {}
+    for name, files in {
+        "coco": ["instances.json"],
+        "yolo": ["labels/a.txt", "data.yaml"],
+        "voc": ["Annotations/a.xml"],
+        "masks": ["masks/crack/a.png"],
+        "mvtec": ["bolt/ground_truth/crack/a_mask.png"],
+        "rle": ["train.csv"],
+    }.items():
+        root = folder / name
+        getattr(label_sources, f"make_{name}")(root)
+        for file in files:
+            readers[root / file] = partial(read_labels, root, name)
+    return readers
 
 
 def _coco() -> dict:

@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate energies": "evaluate energies {images} {labels} --config-file {run}/config.yaml "
     "--weights {run}/model_final.pth --size 64 --output {out}/table.json",
     "init": "init {out}/own.yaml --labels {labels} --images {images}",
+    "labels": "labels {labels} {out}/own.json --format coco --images {images}",
     "backbone": "backbone {run}/model_final.pth {out}/b.pth --config-file {run}/config.yaml",
     "convert": "convert {run}/openmmlab.pth {out}/c.pth",
     "prepare NEU-DET": "datasets/prepare_neu_det.py {neu} --output {out} --copy",

@@ -185,7 +185,7 @@ def _yaml_names(path: Path) -> list[str] | None:
         raise ValueError(f"{path} is not yaml that can be read ({error})") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{path} names the classes {sorted(names)}, not 0 to {len(names) - 1}")
+        if set(names) != set(range(len(names))):
+            raise ValueError(f"{path} names the classes {list(names)}, not 0 to {len(names) - 1}")
         names = [names[number] for number in range(len(names))]
     return [str(name) for name in names] if isinstance(names, list) else None
