@@ -16,6 +16,7 @@ from detectron2_agssp.version import __version__
 _PUBLIC = {
     "Pretrained": "engine.pretrain",
     "add_agssp_config": "config",
+    "export_detector": "inference.export",
     "predict": "inference.predict",
     "pretrain": "engine.pretrain",
 }

