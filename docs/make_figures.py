@@ -1,9 +1,11 @@
-"""Draws the README's picture of the method, docs/figures/method.png, from a quickstart.
+"""Draws the README's pictures of the method and of predictions, docs/figures/method.png and
+predictions.png, from a quickstart.
 
     make quickstart
     python -m docs.make_figures quickstart/sample
 
-One image of the project's own synthetic sample, as the stages of that run see it.
+The first is one image of the project's own synthetic sample, as the stages of that run see it; the
+second, test images of the sample with what agssp predict finds.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detectron2_agssp import predict
 from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.checkpoint import load_trained
@@ -22,10 +25,15 @@ from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.engine.runs import run_config
 from detectron2_agssp.io import read_image
 from detectron2_agssp.maps import MapStore, load_map
+from detectron2_agssp.visualization import draw_boxes
 from examples.quickstart.detections import Detector
 from examples.quickstart.sizes import Sizes
 
 FIGURE = Path(__file__).parent / "figures" / "method.png"
+PREDICTIONS = FIGURE.with_name("predictions.png")
+# Of the predictions: those shown are spread evenly over the test images that have any.
+SCORE, SHOWN, HEIGHT = 0.7, 5, 220
+WHITE = np.full((HEIGHT, 8, 3), 255, np.uint8)
 # No label of it was seen in fine-tuning.
 IMAGE = "brushed/brushed_scratch_00115.png"
 ARROWS = ("scorer", "AGBP", "boxes of\nthe map", "AGDP,\nyour\nlabels")
@@ -43,7 +51,10 @@ def main() -> None:
     figure.savefig(FIGURE, dpi=110)
     # A palette is enough, and a third of the size.
     Image.open(FIGURE).convert("RGB").quantize(256).save(FIGURE, optimize=True)
-    print(f"{FIGURE}: {FIGURE.stat().st_size / 1000:.0f} kB")
+    predictions = draw_predictions(args.run)
+    Image.fromarray(predictions).quantize(128).save(PREDICTIONS, optimize=True)
+    for path in (FIGURE, PREDICTIONS):
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def stages_of(run: Path, name: str) -> tuple[np.ndarray, dict[str, dict]]:
@@ -74,6 +85,23 @@ def energy_of(run: Path, image: np.ndarray) -> np.ndarray:
     cfg = config_of(run)
     model = load_trained(cfg, run / "model_final.pth")
     return model([model_input(cfg, image)])[0]["energies"]["res4"].cpu().numpy()
+
+
+def draw_predictions(run: Path) -> np.ndarray:
+    """Test images with their detections side by side, RGB uint8."""
+    images, classes = run / "data" / "images" / "test", Sizes().classes
+    options = ["AGSSP.PREDICT.CLASSES", str(classes), "MODEL.DEVICE", "cpu"]
+    found = predict(run / "finetune_agssp", images, threshold=SCORE, options=options)
+    names = [name for name, one in found.items() if len(one["scores"])]
+    tiles = []
+    for name in names[len(names) // (2 * SHOWN) :: len(names) // SHOWN][:SHOWN]:
+        image, one = Image.fromarray(read_image(images / name)), found[name]
+        factor = HEIGHT / image.height
+        large = np.asarray(image.resize((round(image.width * factor), HEIGHT), Image.BICUBIC))
+        pairs = zip(one["classes"].tolist(), one["scores"].tolist(), strict=True)
+        labels = [f"{classes[kind]} {score:.2f}" for kind, score in pairs]
+        tiles += [draw_boxes(large, one["boxes"].numpy() * factor, labels), WHITE]
+    return np.hstack(tiles[:-1])
 
 
 def config_of(run: Path):
