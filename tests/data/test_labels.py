@@ -86,6 +86,14 @@ class TestEveryFormat:
             read_labels(tmp_path, "yolo")
         assert "1 images without labels (taken as free of defects): c" in caplog.text
 
+    def test_a_json_beside_the_folder_of_images(self, tmp_path):
+        make_coco(tmp_path)
+        (tmp_path / "annotations").mkdir()
+        path = shutil.move(tmp_path / "instances.json", tmp_path / "annotations/all.json")
+        with pytest.raises(FileNotFoundError, match=r"1 COCO files and 0 images.*--images"):
+            read_labels(path, "coco")
+        assert boxes_of(read_labels(path, "coco", images=tmp_path)) == BOXES
+
     def test_images_elsewhere(self, tmp_path):
         make_voc(tmp_path)
         xmls = shutil.move(tmp_path / "Annotations", tmp_path.parent / f"{tmp_path.name}_xml")

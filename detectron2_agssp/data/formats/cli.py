@@ -24,7 +24,8 @@ def build_parser(description: str, dataset: str) -> CommandParser:
     parser.add_argument(
         "--splits",
         metavar="FILE",
-        help="json with lists of image stems; default: SOURCE_DIR/splits.json, else drawn",
+        help="json with lists of image stems; default: SOURCE_DIR/splits.json, else the authors' "
+        "own, else drawn",
     )
     add_config_arguments(parser)
     return parser

@@ -22,7 +22,10 @@ from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.coco import KINDS, read_coco
 from detectron2_agssp.io.files import read_json
 
-EXPECTED = "a COCO json (*.json with images, annotations and categories) in or above its images"
+EXPECTED = (
+    "a COCO json (*.json with images, annotations and categories) in or above its images; where "
+    "these are elsewhere, name their folder (--images)"
+)
 
 
 def read_coco_labels(source: Source, classes: Collection[str] | None = None) -> Labels:

@@ -32,8 +32,8 @@ _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
 
 
 def read_yolo(source: Source, classes: Collection[str] | None = None) -> Labels:
-    """Reads all images, sorted by name; without a text file, or with an empty one, they are free of
-    defects.
+    """Reads all images but those in folders of masks, sorted by name; without a text file, or with
+    an empty one, they are free of defects.
 
     A line is ``class x y width height`` (centre and size) or ``class x1 y1 x2 y2 x3 y3 ...``, the
     corners of a polygon.
