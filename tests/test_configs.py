@@ -31,8 +31,11 @@ SEQUENCES = (tuple, list, ListConfig)
 LAZY = [path for path in shipped("lazy/*.py") if "common" not in path]
 YAML_OF_LAZY = {
     "lazy/agbp_lite0.py": "agbp/lite0.yaml",
+    "lazy/agbp_swin_b.py": "agbp/swin_b.yaml",
     "lazy/agdp_faster_rcnn_lite0_fpn.py": "agdp/faster_rcnn_lite0_fpn.yaml",
+    "lazy/agdp_yolo_cspdarknet_n.py": "agdp/yolo_cspdarknet_n.yaml",
     "lazy/faster_rcnn_lite0_fpn.py": "finetune/faster_rcnn_lite0_fpn.yaml",
+    "lazy/yolo_cspdarknet_n.py": "finetune/yolo_cspdarknet_n.yaml",
 }
 
 
@@ -187,8 +190,9 @@ def test_every_lazy_config_has_its_yaml():
 
 
 @pytest.mark.parametrize("path", LAZY)
-def test_lazy_model_is_that_of_the_yaml(path):
+def test_lazy_model_is_that_of_the_yaml(path, monkeypatch):
     """The same tensors, the same frozen ones, and the numbers that make no tensor."""
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, **_: tensor)
     lazy = instantiate(LazyConfig.load(str(CONFIGS / path)).model)
     expected = build_model(make_cfg(YAML_OF_LAZY[path], {"MODEL.DEVICE": "cpu"}))
     assert shapes_of(lazy) == shapes_of(expected)
@@ -238,6 +242,13 @@ def test_lazy_training_is_that_of_the_yaml(path):
     assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER
     assert lazy.train.device == cfg.MODEL.DEVICE
     assert lazy.optimizer.lr == cfg.SOLVER.BASE_LR
+    lazy.optimizer.params.model = model = nn.Linear(2, 2)
+    ours, expected = instantiate(lazy.optimizer), AGSSPTrainer.build_optimizer(cfg, model)
+    assert isinstance(expected, type(ours))
+    for key in ("weight_decay", "momentum", "nesterov", "betas"):
+        assert [group.get(key) for group in ours.param_groups] == [
+            group.get(key) for group in expected.param_groups
+        ]
     assert lazy.optimizer.weight_decay == cfg.SOLVER.WEIGHT_DECAY
     warmup = cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER
     assert instantiate(lazy.lr_multiplier)(0.5 * warmup) < 0.6
