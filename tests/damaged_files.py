@@ -27,6 +27,7 @@ from detectron2_agssp.engine.pretrain_record import checked_record, files_of, sk
 from detectron2_agssp.engine.runs import final_metrics, is_finished
 from detectron2_agssp.engine.stages import maps_finished
 from detectron2_agssp.evaluation.truth import CocoTruth
+from detectron2_agssp.inference.store import PredictionStore, as_entry, coco_of
 from detectron2_agssp.io.coco import check_coco_json, read_coco
 from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.masks import read_mask
@@ -55,6 +56,7 @@ def file_readers(folder: Path) -> Readers:
         **map_readers(folder / "maps"),
         **run_readers(folder / "runs"),
         **weight_readers(folder / "weights"),
+        **prediction_readers(folder / "predictions"),
     }
 
 
@@ -230,3 +232,20 @@ def weight_readers(folder: Path) -> Readers:
     paths[2].write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}))
     save_file(weights, paths[3])
     return {path: lambda path=path: state_dict_of(read_weight_file(path), path) for path in paths}
+
+
+def prediction_readers(folder: Path) -> Readers:
+    store, settings = PredictionStore(folder), {"threshold": 0.5, "weights": ["a", 3]}
+    found = {
+        "boxes": torch.tensor([[1.0, 2, 7.5, 9], [0, 0, 4, 4]]),
+        "scores": torch.tensor([0.9, 0.6]),
+        "classes": torch.tensor([0, 1]),
+    }
+
+    def read():
+        with store.opened(settings):
+            return coco_of(store.recorded().values(), ["dent", "burr"])
+
+    with store.opened(settings):
+        store.append([as_entry(name, (HEIGHT, WIDTH), found, {}) for name in NAMES])
+    return {store.settings_path: read, store.lines_path: read}

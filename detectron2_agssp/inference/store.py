@@ -23,6 +23,7 @@ from detectron2_agssp.io.files import (
     TEMPORARY_PATTERN,
     atomic_write,
     lock_file,
+    named_when_full,
     read_json,
     user_path,
     write_json,
@@ -30,6 +31,8 @@ from detectron2_agssp.io.files import (
 from detectron2_agssp.maps.manifest import json_line, truncate_unfinished_line
 from detectron2_agssp.maps.store import derived_name
 from detectron2_agssp.utils.differences import differences
+
+FULL = "What was predicted is whole: make room and run the same command again."
 
 
 class PredictionStore:
@@ -67,7 +70,8 @@ class PredictionStore:
                 temporary.unlink()
             if self.lines_path.exists():
                 truncate_unfinished_line(self.lines_path)
-            yield
+            with named_when_full(self.root, FULL):
+                yield
         finally:
             os.close(descriptor)
 
@@ -82,6 +86,8 @@ class PredictionStore:
             write_json(self.settings_path, settings)
             return
         recorded = read_json(self.settings_path)
+        if not isinstance(recorded, dict):
+            raise ValueError(f"{self.settings_path} is damaged: no JSON object. {way_out}")
         # As it would be read again.
         differ = list(differences(recorded, json.loads(json.dumps(settings))))
         if differ:
@@ -100,17 +106,19 @@ class PredictionStore:
         entries: dict[str, dict] = {}
         if not self.lines_path.exists():
             return entries
-        with open(self.lines_path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                try:
+        number = 0
+        try:
+            with open(self.lines_path, encoding="utf-8") as file:
+                for line in file:
+                    number += 1
                     entry = json.loads(line)
-                    as_detections(entry)
+                    _check_entry(entry)
                     entries[entry["image"]] = entry
-                except (ValueError, KeyError, TypeError, RuntimeError) as error:
-                    raise ValueError(
-                        f"{self.lines_path}:{number} is damaged ({error}). Delete the line: its "
-                        "image is predicted again."
-                    ) from error
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.lines_path}:{number} is damaged ({error}). Delete the line: its "
+                "image is predicted again."
+            ) from error
         return entries
 
     def begin(self) -> None:
@@ -166,6 +174,19 @@ def shortest(values: torch.Tensor) -> Any:
     """A float32 tensor as nested lists of the shortest decimals that read as the same float32."""
     flat = [float(str(value)) for value in values.numpy().ravel()]
     return np.array(flat).reshape(values.shape).tolist()
+
+
+def _check_entry(entry: dict) -> None:
+    """Raises one of several errors for what :func:`as_entry` does not make."""
+    found = as_detections(entry)
+    sides = (entry["height"], entry["width"])
+    counts = {len(found["boxes"]), len(found["scores"]), len(found["classes"])}
+    if "masks" in found:
+        counts.add(len(found["masks"]))
+    if not isinstance(entry["image"], str) or not all(type(side) is int for side in sides):
+        raise ValueError("it has no image, or no size")
+    if len(counts) > 1:
+        raise ValueError("it has not as many boxes as scores, classes and masks")
 
 
 def as_detections(entry: dict) -> Detections:
