@@ -240,27 +240,34 @@ def test_stopped_at_random_moments(made, tmp_path, name, by):
     files = [tmp_path / "stdout", tmp_path / "stderr"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     whole.mkdir()
+    command = child_command_of(name, made, whole)
+    # The first one of all starts the server of the processes, too.
+    assert run_in_child(as_script, *child_command_of("convert", made, tmp_path), files, {}) == 0
     start = time.perf_counter()
-    assert run_in_child(as_script, *child_command_of(name, made, whole), files, {}) == 0
+    assert run_in_child(as_script, *command, files, {}) == 0
     duration, expected, stopped = time.perf_counter() - start, contents(whole), 0
-    rng = random.Random(name)
-    for _ in range(8):
+    command, rng = child_command_of(name, made, out), random.Random(name)
+    for _ in range(12):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        command = child_command_of(name, made, out)
         moment = rng.uniform(0.2, 1) * duration
         code = run_and_kill(as_script, *command, files, {}, after=moment, by=by)
         assert contents(out).items() <= expected.items()
         if code == 0:
+            duration *= 0.7
             continue
-        stopped += 1
-        assert code == (130 if by == signal.SIGINT else -by)
         if by == signal.SIGINT:
-            assert files[1].read_text().endswith(INTERRUPTED)
+            # 1: before the command began.
+            assert (code, files[1].read_text().endswith(INTERRUPTED)) in ((130, True), (1, False))
+        else:
+            assert code == -by
         if name != "init" or not (out / "own.yaml").exists():
             assert run_in_child(as_script, *command, files, {}) == 0
         assert contents(out) == expected
-    assert stopped
+        stopped += 1
+        if stopped == 2:
+            return
+    raise AssertionError(f"stopped {stopped} of 12 runs")
 
 
 @pytest.fixture
