@@ -1,7 +1,8 @@
 """Writes a trained detector as ONNX, TorchScript or OpenVINO, with decoding and NMS inside.
 
-The file is run by its own runtime first, and is there only if that finds the detector's boxes. It
-takes images of any size, resized as agssp.json in it says; examples/run_onnx.py shows how.
+It is run by its own runtime first, and is there only if that finds the detector's boxes. It takes
+images of any size, resized as agssp.json in it says; examples/run_onnx.py shows how. A FILE.pth is
+for Detectron2 without this package: all weights, and FILE.yaml, a config without AGSSP's node.
 """
 
 import argparse
@@ -15,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "run", metavar="RUN", help="output folder of a training, or a weight file in it"
     )
     parser.add_argument(
-        "file", metavar="FILE", help="model.onnx, model.ts, or a folder for OpenVINO"
+        "file", metavar="FILE", help="model.onnx, model.ts, model.pth, or a folder for OpenVINO"
     )
     parser.add_argument(
         "--images",
@@ -36,7 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from detectron2_agssp.inference.export import export_detector
+    from detectron2_agssp.inference.export_plain import export_plain
 
+    if args.file.endswith(".pth"):
+        config = export_plain(args.run, args.file, args.opts)
+        print(f"Wrote {args.file} and {config}, for Detectron2 alone.")
+        return
     agreement = export_detector(
         args.run, args.file, images=args.images, opset=args.opset, options=args.opts
     )
