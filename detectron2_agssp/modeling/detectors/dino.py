@@ -33,8 +33,9 @@ class DINO(DenseDetector):
             last.
         num_classes: of the boxes.
         dim: channels of the transformer, a multiple of 32 and of ``num_heads``.
-        feedforward_dim, num_heads, num_points, num_encoder_layers, num_decoder_layers, num_queries,
-            prior_prob: of the :class:`~.dino_transformer.Transformer`.
+        feedforward_dim, num_heads, num_points, num_encoder_layers, num_decoder_layers: of the
+            :class:`~.dino_transformer.Transformer`.
+        num_queries, prior_prob: likewise.
         dn_queries, dn_label_noise, dn_box_noise: ``max_queries``, ``label_noise`` and ``box_noise``
             of :func:`~.dino_denoising.add_noise`.
         match_weights: of class, L1 and GIoU in the matching.
