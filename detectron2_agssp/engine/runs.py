@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
 from detectron2_agssp.engine.trainer import AGSSPTrainer
+from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.files import atomic_write, named_when_full, write_json
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ def run_config(path: str | Path, output_dir: str | Path, overrides: Mapping) -> 
     Raises:
         ValueError: a key that does not exist, or a value of another type.
     """
-    cfg = get_cfg()
-    cfg.merge_from_file(str(path))
+    cfg = read_config(path)
     for key, value in overrides.items():
         try:
             cfg.merge_from_list([key, value])

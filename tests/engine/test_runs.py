@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from detectron2_agssp.engine.runs import FINISHED, final_metrics, is_finished, read_metrics
+from detectron2_agssp.engine.runs import (
+    FINISHED,
+    final_metrics,
+    is_finished,
+    read_metrics,
+    run_config,
+)
 
 
 @pytest.fixture
@@ -65,3 +71,11 @@ def test_lines_that_no_run_wrote(tmp_path):
     assert read_metrics(tmp_path) == [{"iteration": 4, "bbox/AP": 1}]
     with pytest.raises(ValueError, match="no evaluation after iteration 4"):
         final_metrics(tmp_path, 4)
+
+
+def test_a_stage_s_config_runs_no_code(tmp_path):
+    harm = f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path}/marker']\n"
+    (tmp_path / "a.yaml").write_text(harm)
+    with pytest.raises(ValueError, match=r"a\.yaml is not read: the tag !!python"):
+        run_config(tmp_path / "a.yaml", tmp_path, {})
+    assert not (tmp_path / "marker").exists()
