@@ -172,6 +172,13 @@ class TestVoc:
             "boxes_turned": ["b (xml 16x20, image 20x16)"],
         }
 
+    def test_a_size_beyond_all_numbers(self, tmp_path):
+        write_image(tmp_path / "a.png", "a")
+        write_xml(tmp_path / "a.xml", ("crack", 3, 4, 12, 9), width="1e999")
+        boxes, problems = read(tmp_path, "voc")
+        assert boxes["a"] == [("crack", 2, 3, 10, 6)]
+        assert problems == {"size_missing": ["a (xml 1e999x16, image 20x16)"]}
+
 
 class TestMasks:
     @pytest.fixture

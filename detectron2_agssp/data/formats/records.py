@@ -194,7 +194,7 @@ def orientation_of(
     text = f"{kind} {'x'.join(str(side or 0) for side in declared)}, image {size[0]}x{size[1]}"
     try:
         width, height = (round(float(side or 0)) for side in declared)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         width = height = 0
     if (width, height) == size:
         return 1
