@@ -62,6 +62,8 @@ DINO_SETTINGS = {
     "SOLVER.STEPS": (2,),
     "TEST.EVAL_PERIOD": 0,
 }
+YOLO_CONFIGS = {stage: f"{stage}/yolo_cspdarknet_n.yaml" for stage in STAGES[1:]}
+YOLO_SETTINGS = {"SOLVER.BASE_LR_END": 0.0, "AGSSP.INPUT.MOSAIC": 1.0}
 
 LAZY_CONFIGS = [
     "lazy/agbp_lite0.py",
@@ -191,6 +193,7 @@ def folder(tmp_path_factory) -> Path:
         commands.append(list(map(make_command, STAGES, configs, outputs, starts)))
     commands[0] += own_commands(folder, datasets)
     commands.append(stage_commands(DINO_CONFIGS, DINO_SETTINGS, folder / "dino"))
+    commands.append(stage_commands(YOLO_CONFIGS, YOLO_SETTINGS, folder / "yolo"))
     done = run_stock(commands, folder, datasets)
     # Without the colours.
     (folder / "console.txt").write_text(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
@@ -315,3 +318,21 @@ def test_dino_by_adamw(folder):
     assert afresh == names | {"label_embedding.weight"}
     for name in agdp.keys() - afresh:
         torch.testing.assert_close(tuned[name], agdp[name], rtol=0, atol=1e-5)
+
+
+def test_yolo(folder):
+    for stage in YOLO_CONFIGS:
+        metrics = final_metrics(folder / "yolo" / stage)
+        losses = [value for name, value in metrics.items() if "loss_yolo" in name]
+        assert len(losses) == 3
+        assert all(map(math.isfinite, losses))
+    assert "bbox/AP" in metrics, "the fine-tuned detector was evaluated"
+    agdp, tuned = (
+        torch.load(folder / "yolo" / stage / "model_final.pth", weights_only=True)["model"]
+        for stage in YOLO_CONFIGS
+    )
+    for name, tensor in agdp.items():
+        if "cls_score" in name:
+            assert (len(tensor), len(tuned[name])) == (1, 6)
+        elif not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(tuned[name], tensor, rtol=0, atol=1e-5)
