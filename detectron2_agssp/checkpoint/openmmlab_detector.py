@@ -131,7 +131,8 @@ def convert_detector(checkpoint: Mapping[str, Any]) -> Conversion:
     Raises:
         ValueError: no detector of ``LAYOUTS``, or a part of it that ours has not, by name.
     """
-    tensors, kind = tensors_of(checkpoint), detector_of(checkpoint)
+    tensors = tensors_of(checkpoint)
+    kind = detector_of(tensors)
     if not kind:
         raise ValueError(
             "This is no OpenMMLab Faster R-CNN (neck.lateral_convs, rpn_head.rpn_cls, "

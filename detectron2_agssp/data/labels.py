@@ -191,8 +191,12 @@ def registered_name(path: str | Path) -> str | None:
     path = user_path(path).resolve()
     if path.suffix != ".json" or not path.is_relative_to(folder):
         return None
-    parts = path.relative_to(folder).with_suffix("").parts
-    return f"{LABELS_FOLDER}_{'_'.join(parts)}" if len(parts) <= 2 else None
+    is_listed = len(path.relative_to(folder).parts) <= 2
+    return _name_below(folder, path) if is_listed else None
+
+
+def _name_below(folder: Path, path: Path) -> str:
+    return "_".join((LABELS_FOLDER, *path.relative_to(folder).with_suffix("").parts))
 
 
 def register_label_files(root: str | Path | None = None) -> list[str]:
@@ -211,8 +215,7 @@ def register_label_files(root: str | Path | None = None) -> list[str]:
     folder = (user_path(root) if root is not None else datasets_root()) / LABELS_FOLDER
     registered = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        parts = path.relative_to(folder).with_suffix("").parts
-        name = f"{LABELS_FOLDER}_{'_'.join(parts)}"
+        name = _name_below(folder, path)
         if name not in DatasetCatalog:
             _register(name, path)
             registered.append(name)

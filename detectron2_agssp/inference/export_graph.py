@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from detectron2_agssp.modeling.detectors.yolo import YOLO
-from detectron2_agssp.modeling.detectors.yolo_head import decode_boxes, level_points
+from detectron2_agssp.modeling.detectors.yolo_head import decode_boxes, level_points, on_image
 
 OUTPUTS = ("boxes", "scores", "classes", "counts")
 SUPPORTED = "YOLO, RetinaNet, FCOS, Faster R-CNN and Cascade R-CNN"
@@ -126,8 +126,8 @@ class YOLOGraph(DenseGraph):
         points, strides = level_points(features, self.model.strides)
         boxes = _clip(decode_boxes(bins, points, strides), height, width)
         # Points on padding detect nothing.
-        on_image = (points[:, 0] < width) & (points[:, 1] < height)
-        return [(boxes, logits.sigmoid() * on_image[:, None])]
+        inside = on_image(points, (height, width))
+        return [(boxes, logits.sigmoid() * inside[:, None])]
 
 
 class RetinaNetGraph(DenseGraph):

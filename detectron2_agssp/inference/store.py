@@ -9,7 +9,6 @@ made of them at the end: while it is not there, the folder is not finished.
 
 import contextlib
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from detectron2_agssp.io.coco import coco_annotation, coco_categories, coco_imag
 from detectron2_agssp.io.files import (
     TEMPORARY_PATTERN,
     atomic_write,
-    lock_file,
     named_when_full,
+    only_run,
     read_json,
     user_path,
     write_json,
 )
-from detectron2_agssp.maps.manifest import json_line, truncate_unfinished_line
+from detectron2_agssp.maps.manifest import append_lines, json_line, truncate_unfinished_line
 from detectron2_agssp.maps.store import derived_name
 from detectron2_agssp.utils.differences import differences
 
@@ -60,11 +59,7 @@ class PredictionStore:
             ValueError: it holds the predictions of other settings (they are named), or predictions
                 that do not say of what.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root, os.O_RDONLY)
-        try:
-            if not lock_file(descriptor, wait=False):
-                raise OSError(f"Another run is writing to {self.root}. Wait for it.")
+        with only_run(self.root):
             self._check(settings)
             for temporary in self.root.glob(TEMPORARY_PATTERN):
                 temporary.unlink()
@@ -72,8 +67,6 @@ class PredictionStore:
                 truncate_unfinished_line(self.lines_path)
             with named_when_full(self.root, FULL):
                 yield
-        finally:
-            os.close(descriptor)
 
     def _check(self, settings: dict[str, Any]) -> None:
         way_out = "Name another folder, or delete it."
@@ -127,9 +120,7 @@ class PredictionStore:
 
     def append(self, entries: Iterable[dict]) -> None:
         """Adds lines, in one write. Their pictures must be written already."""
-        text = "".join(map(json_line, entries))
-        with open(self.lines_path, "a", encoding="utf-8") as file:
-            file.write(text)
+        append_lines(self.lines_path, entries)
 
     def finish(self, names: Iterable[str], skipped: Sequence[dict]) -> list[dict]:
         """Puts the lines in the order of ``names``, and writes ``skipped.jsonl``; the lines and

@@ -197,7 +197,8 @@ class ImageReader:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}.")
         name = os.fspath(path)
-        image = _to_three_channels(self._to_uint8(_decoded(name, self.max_pixels), name))
+        _, image = read_decoded(name, self.max_pixels)
+        image = _to_three_channels(self._to_uint8(image, name))
         # Pillow's arrays are read-only.
         return np.require(
             image if image_format == "RGB" else image[:, :, ::-1], requirements=["C", "W"]
@@ -246,19 +247,21 @@ def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     except Exception:  # whatever a damaged header raises, and formats that OpenCV alone reads
         kind = None
     if kind in (None, "TIFF"):  # whose size some releases of Pillow turn by themselves
-        height, width = _decoded(name, max_pixels).shape[:2]
+        height, width = read_decoded(name, max_pixels)[1].shape[:2]
         return height, width, 1
     if orientation not in range(1, 9):
         orientation = 1
     return (width, height, orientation) if orientation > 4 else (height, width, orientation)
 
 
-def _decoded(name: str, max_pixels: int) -> np.ndarray:
+def read_decoded(name: str, max_pixels: int, what: str = "") -> tuple[bytes, np.ndarray]:
+    """A file's content and its pixels, as :func:`decode_image` has them; ``what`` begins the
+    message of an error."""
     encoded = read_encoded(name, max_pixels)
     image, reason = decode_image(encoded, max_pixels)
     if image is None or image.size == 0:
-        raise UnreadableImageError(f"{name!r} ({len(encoded)} bytes) {reason}")
-    return image
+        raise UnreadableImageError(f"{what}{name!r} ({len(encoded)} bytes) {reason}")
+    return encoded, image
 
 
 def read_encoded(name: str, max_pixels: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image, ImageOps
 
-from detectron2_agssp.io.images import MAX_PIXELS, UnreadableImageError, decode_image, read_encoded
+from detectron2_agssp.io.images import MAX_PIXELS, read_decoded
 
 # JPEG's artefacts around a shape stay below it.
 _JPEG_NOISE = 32
@@ -40,7 +40,7 @@ def read_mask(
         MaskValueError: regions of a value that is neither 0 nor above the threshold.
     """
     name = os.fspath(path)
-    encoded, values = _decode(name, max_pixels)
+    encoded, values = read_decoded(name, max_pixels, "Mask ")
     if values.ndim == 3:
         values = values[:, :, :3].max(axis=2)
     if values.dtype not in (np.uint8, np.uint16):
@@ -72,7 +72,7 @@ def read_mask_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.nd
         MaskValueError: its values are no whole numbers.
     """
     name = os.fspath(path)
-    encoded, values = _decode(name, max_pixels)
+    encoded, values = read_decoded(name, max_pixels, "Mask ")
     if values.ndim == 3:
         with contextlib.suppress(OSError), Image.open(io.BytesIO(encoded)) as picture:
             if picture.mode == "P":
@@ -83,14 +83,6 @@ def read_mask_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.nd
     if not np.issubdtype(values.dtype, np.integer):
         raise MaskValueError(f"Mask {name!r} has {values.dtype} values, not whole numbers.")
     return values.astype(np.int64)
-
-
-def _decode(name: str, max_pixels: int) -> tuple[bytes, np.ndarray]:
-    encoded = read_encoded(name, max_pixels)
-    values, reason = decode_image(encoded, max_pixels)
-    if values is None or values.size == 0:
-        raise UnreadableImageError(f"Mask {name!r} ({len(encoded)} bytes) {reason}")
-    return encoded, values
 
 
 def _codes(values: np.ndarray, threshold: int, noise: int) -> list[str]:

@@ -31,6 +31,13 @@ def json_line(entry: dict) -> str:
     return line
 
 
+def append_lines(path: Path, entries: Iterable[dict]) -> None:
+    """Adds objects to the end of a file, in one write."""
+    text = "".join(map(json_line, entries))
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def truncate_unfinished_line(path: Path) -> bool:
     """Removes what a killed run left after the last newline; True if there was something."""
     with open(path, "rb+") as file:

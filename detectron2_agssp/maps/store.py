@@ -30,8 +30,8 @@ from detectron2_agssp.io.files import (
 )
 from detectron2_agssp.maps.arrays import read_npy, read_npz
 from detectron2_agssp.maps.manifest import (
+    append_lines,
     check_entries,
-    json_line,
     newest,
     truncate_unfinished_line,
     write_sorted,
@@ -152,10 +152,8 @@ class MapStore:
 
     def append(self, entries: list[dict]) -> None:
         """Adds manifest lines, in one write. Their maps must be written already."""
-        text = "".join(map(json_line, entries))
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.manifest_path, "a", encoding="utf-8") as file:
-            file.write(text)
+        append_lines(self.manifest_path, entries)
 
     # ---- divided runs --------------------------------------------------------------------
 

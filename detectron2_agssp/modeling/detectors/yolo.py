@@ -15,7 +15,12 @@ from torchvision.ops import batched_nms
 from detectron2_agssp.modeling.backbone.pyramid import levels_of
 from detectron2_agssp.modeling.detectors.assignment import task_aligned_assignment
 from detectron2_agssp.modeling.detectors.labels import UsableLabels
-from detectron2_agssp.modeling.detectors.yolo_head import YOLOHead, decode_boxes, level_points
+from detectron2_agssp.modeling.detectors.yolo_head import (
+    YOLOHead,
+    decode_boxes,
+    level_points,
+    on_image,
+)
 from detectron2_agssp.modeling.detectors.yolo_losses import yolo_losses
 
 
@@ -140,10 +145,10 @@ class YOLO(DenseDetector):
             for index, (size, instances) in enumerate(
                 zip(images.image_sizes, self._usable(gt_instances), strict=True)
             ):
-                on_image = _on_image(points, size)
-                own = logits[index][on_image], bins[index][on_image], boxes[index][on_image]
-                learnt = self._learnt(own[0], own[2], points[on_image], instances)
-                rows.append((*own, *learnt, points[on_image], strides[on_image]))
+                inside = on_image(points, size)
+                own = logits[index][inside], bins[index][inside], boxes[index][inside]
+                learnt = self._learnt(own[0], own[2], points[inside], instances)
+                rows.append((*own, *learnt, points[inside], strides[inside]))
             logits, bins, boxes, targets, classes, gt_boxes, weights, points, strides = (
                 torch.cat(column) for column in zip(*rows, strict=True)
             )
@@ -198,8 +203,8 @@ class YOLO(DenseDetector):
         boxes = decode_boxes(bins, points, strides)
         results = []
         for image_logits, image_boxes, size in zip(logits, boxes, images.image_sizes, strict=True):
-            on_image = _on_image(points, size)
-            results.append(self._detections(image_logits[on_image], image_boxes[on_image], size))
+            inside = on_image(points, size)
+            results.append(self._detections(image_logits[inside], image_boxes[inside], size))
         return results
 
     def _detections(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
@@ -216,9 +221,3 @@ class YOLO(DenseDetector):
         return Instances(
             image_size, pred_boxes=kept[keep], scores=scores[keep], pred_classes=classes[keep]
         )
-
-
-def _on_image(points: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """(P,) bool: whether the points (P, 2) lie on an image of (height, width), not on padding."""
-    height, width = image_size
-    return (points[:, 0] < width) & (points[:, 1] < height)

@@ -91,6 +91,12 @@ def level_points(features: Sequence[Tensor], strides: Sequence[int]) -> tuple[Te
     return torch.cat(points), torch.cat(point_strides)
 
 
+def on_image(points: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """(P,) bool: whether the points (P, 2) lie on an image of (height, width), not on padding."""
+    height, width = image_size
+    return (points[:, 0] < width) & (points[:, 1] < height)
+
+
 def decode_boxes(bins: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Boxes (..., P, 4) XYXY in pixels from the logits (..., P, 4, B): the distance of a side is
     the mean of its distribution over 0 ... B - 1, in strides."""
