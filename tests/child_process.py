@@ -35,10 +35,15 @@ def run_in_child(function: Callable, *arguments) -> int:
     """Calls an importable function in a process of its own; its exit code, -9 if killed."""
     process = _context.Process(target=function, args=arguments)
     process.start()
-    process.join(timeout=120)
+    return _end(process, 120, f"{function.__name__}{arguments} runs for two minutes")
+
+
+def _end(process, seconds: float, message: str) -> int:
+    """The exit code of a process that ends within so many seconds; or TimeoutError."""
+    process.join(timeout=seconds)
     if process.exitcode is None:
         process.kill()
-        raise TimeoutError(f"{function.__name__}{arguments} runs for two minutes")
+        raise TimeoutError(message)
     return process.exitcode
 
 
@@ -52,11 +57,7 @@ def run_and_kill(
     process.join(timeout=after)
     if process.exitcode is None:
         os.kill(process.pid, by)
-    process.join(timeout=60)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError(f"{function.__name__}{arguments} does not end by {by.name}")
-    return process.exitcode
+    return _end(process, 60, f"{function.__name__}{arguments} does not end by {by.name}")
 
 
 def run_script(

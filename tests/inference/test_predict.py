@@ -30,11 +30,6 @@ LOW = 0.3
 ONE = ["AGSSP.PREDICT.BATCH_SIZE", "1", "AGSSP.PREDICT.NUM_WORKERS", "1"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"))
-
-
 @pytest.fixture
 def images(image_folder, tmp_path):
     return shutil.copytree(image_folder, tmp_path / "images")

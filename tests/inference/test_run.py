@@ -7,15 +7,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detectron2_agssp.inference import open_run
-from tests.inference.runs import CLASSES, write_run
+from tests.inference.runs import CLASSES
 
 pytestmark = pytest.mark.usefixtures("empty_catalogs")
 NAMED = ["AGSSP.PREDICT.CLASSES", "('a', 'b')"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 from detectron2.export import TracingAdapter
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -13,6 +12,11 @@ from detectron2_agssp.modeling import DINO
 from detectron2_agssp.modeling.detectors.dino_denoising import add_noise
 from detectron2_agssp.modeling.detectors.dino_transformer import Queries, SelfAttention
 from detectron2_agssp.modeling.detectors.labels import Truth
+from tests.modeling.detectors.samples import (
+    said_of_area,
+    with_boxes_without_area,
+    with_scores,
+)
 from tests.tiny_models import SMALL_R50, AverageBackbone, detection_inputs, make_model
 
 CONFIG = "finetune/dino_R50.yaml"
@@ -246,16 +250,12 @@ def test_boxes_without_area_are_dropped_and_counted_once(caplog):
     (sample,) = detection_inputs((64, 96), num_boxes=1)
     torch.manual_seed(5)
     expected = step(model, [sample])
-    flat = Instances((64, 96))
-    nan = [float("nan")] * 4
-    flat.gt_boxes = Boxes(torch.tensor([[4.0, 4, 4, 30], [9, 9, 20, 9], [30, 30, 20, 20], nan]))
-    flat.gt_classes = torch.zeros(4, dtype=torch.int64)
-    with_flat = {**sample, "instances": Instances.cat([sample["instances"], flat])}
+    with_flat = with_boxes_without_area(sample)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             torch.manual_seed(5)
             assert step(model, [with_flat]) == expected
-    said = [record.getMessage() for record in caplog.records if "no area" in record.getMessage()]
+    said = said_of_area(caplog)
     assert len(said) == 1
     assert said[0].startswith("4 boxes")
 
@@ -274,12 +274,8 @@ def test_scores_of_pseudo_boxes_weight_what_is_learnt():
     (sample,) = detection_inputs((64, 96), num_boxes=1)
 
     def losses(*scores):
-        instances = sample["instances"]
-        instances = Instances(instances.image_size, **instances.get_fields())
-        if scores:
-            instances.gt_scores = torch.tensor(scores)
         torch.manual_seed(0)
-        return step(model, [{**sample, "instances": instances}])
+        return step(model, [with_scores(sample, *scores) if scores else sample])
 
     full, half, none = losses(1.0), losses(0.5), losses(0.0)
     assert losses() == full, "labels have no score"

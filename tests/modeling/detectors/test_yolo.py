@@ -8,13 +8,17 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detectron2_agssp.modeling import YOLO
 from detectron2_agssp.modeling.detectors.yolo_head import YOLOHead
 from tests.modeling.detectors import loops
+from tests.modeling.detectors.samples import (
+    said_of_area,
+    with_boxes_without_area,
+    with_scores,
+)
 from tests.tiny_models import AverageBackbone, detection_inputs, make_model
 
 CONFIG = "finetune/yolo_cspdarknet_n.yaml"
@@ -163,15 +167,11 @@ def test_boxes_without_area_are_dropped_and_counted_once(caplog):
     model = tiny_yolo().eval().train()
     (sample,) = detection_inputs((64, 96), num_boxes=1)
     expected = step(model, [sample])
-    flat = Instances((64, 96))
-    nan = [float("nan")] * 4
-    flat.gt_boxes = Boxes(torch.tensor([[4.0, 4, 4, 30], [9, 9, 20, 9], [30, 30, 20, 20], nan]))
-    flat.gt_classes = torch.zeros(4, dtype=torch.int64)
-    with_flat = {**sample, "instances": Instances.cat([sample["instances"], flat])}
+    with_flat = with_boxes_without_area(sample)
     with caplog.at_level(logging.WARNING):
         losses = [step(model, [with_flat]) for _ in range(2)]
     assert losses[0] == losses[1] == expected
-    said = [record.getMessage() for record in caplog.records if "no area" in record.getMessage()]
+    said = said_of_area(caplog)
     assert len(said) == 1
     assert said[0].startswith("4 boxes")
 
@@ -182,13 +182,6 @@ def test_a_class_that_the_head_does_not_have(label):
     sample["instances"].gt_classes[1] = label
     with pytest.raises(ValueError, match=rf"class {label}, but AGSSP.YOLO.NUM_CLASSES is 2"):
         step(tiny_yolo().train(), [sample])
-
-
-def with_scores(sample, *scores):
-    instances = sample["instances"]
-    scored = Instances(instances.image_size, **instances.get_fields())
-    scored.gt_scores = torch.tensor(scores)
-    return {**sample, "instances": scored}
 
 
 def test_scores_of_pseudo_boxes_weight_their_losses():
