@@ -47,16 +47,18 @@ def main() -> None:
                 if dtype != "copy"
             ]
         )
-        rows = []
+        operators = native.MISSING or "compiled"
+        head = f"{describe_machine(args.device)}; operators {operators}; {rates}\n\n"
+        rows: list[list[str]] = []
+        text = head
         for case in cases(device, args.quick, args.only):
             print(case.name, file=sys.stderr, flush=True)
             rows += measure(case, device, floor, args.rounds)
-    operators = native.MISSING or "compiled"
-    text = f"{describe_machine(args.device)}; operators {operators}; {rates}\n\n"
-    text += tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
+            text = head + tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
+            # After each: a run that is cut off leaves what it had.
+            if args.output:
+                args.output.write_text(text + "\n")
     print(text)
-    if args.output:
-        args.output.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -95,12 +95,16 @@ def _first_call(way: Callable[[], object], device: torch.device) -> tuple[object
 def measure_floor(device: torch.device, quick: bool) -> dict:
     """Of a copy, the bytes/s read and written ("copy"); of a matrix product, operations/s (its
     dtype)."""
-    source = torch.ones((2**22 if quick else 2**26,), device=device)
+    # Random: a GPU multiplies constants faster.
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(2**22 if quick else 2**26, generator=generator).to(device)
     target = torch.empty_like(source)
     floor = {"copy": 8 * len(source) / _least(lambda: target.copy_(source), device)}
-    size = 256 if quick else 2048
+    # A GPU is not filled by smaller ones.
+    size = 256 if quick else 8192 if device.type == "cuda" else 2048
+    values = source[: size**2].view(size, size)
     for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones((size, size), dtype=dtype, device=device)
+        matrix = values.to(dtype)
         floor[dtype] = 2 * size**3 / _least(lambda m=matrix: m @ m, device)
     return floor
 
