@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from benchmarks.few_label.arms import Maps, Pretraining, pretraining_of
-from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
+from benchmarks.few_label.control_boxes import dose_of_labels, label_boxes, shuffled_boxes
 from benchmarks.few_label.data import BenchmarkData, labeled_split
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
@@ -87,11 +87,14 @@ class Workspace:
     def _with_control_boxes(self, run: Pretraining, cfg: CfgNode) -> CfgNode:
         """The same training, but on a COCO data set, written beside the weights."""
         map_root = self.map_root(run.maps)
-        if run.boxes == "labels":
-            settings = self.benchmark.data
-            coco = label_boxes(map_root, settings.folder / settings.train)
-        else:
+        settings = self.benchmark.data
+        labels, dose = settings.folder / settings.train, run.boxes.partition("_")[2]
+        if run.boxes == "shuffled":
             coco = shuffled_boxes(cfg, map_root)
+        elif dose:
+            coco = dose_of_labels(map_root, labels, float(dose))
+        else:
+            coco = label_boxes(map_root, labels)
         path = Path(cfg.OUTPUT_DIR) / "boxes.json"
         write_coco(path, coco)
         name = self.data.name_of(run.name)

@@ -1,12 +1,13 @@
 """Boxes that are no pseudo-boxes of the image, and AGDP on them."""
 
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.few_label.control_boxes import label_boxes, shuffled_boxes
+from benchmarks.few_label.control_boxes import dose_of_labels, label_boxes, shuffled_boxes
 from benchmarks.few_label.training import Workspace
 from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
 from detectron2_agssp.io.coco import check_coco_json
@@ -102,6 +103,37 @@ def test_labels_of_other_images_are_refused(folder, labels):
         label_boxes(folder, labels)
 
 
+def test_a_dose_of_labels_stays(write_maps, tmp_path):
+    names = [f"{i:02}.png" for i in range(60)]
+    folder = write_maps(
+        tmp_path / "maps",
+        dict.fromkeys(names, np.zeros((4, 4), np.float32)),
+        dict.fromkeys(names, (50, 50)),
+    )
+    content = {
+        "images": [
+            {"id": i, "file_name": one, "height": 50, "width": 50} for i, one in enumerate(names)
+        ],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 1, "bbox": [i % 20, i % 17, 9, 5 + i % 7]}
+            for i in range(60)
+        ],
+        "categories": [{"id": 1, "name": "pit"}],
+    }
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(content))
+    true = boxes_by_image(label_boxes(folder, labels))
+    stay: dict[int, set[str]] = {}
+    for percent in (100, 75, 50, 25, 0):
+        boxes = boxes_by_image(dose_of_labels(folder, labels, percent))
+        assert sorted(chain(*boxes.values())) == sorted(chain(*true.values()))
+        stay[percent] = {name for name in names if true[name][0] in boxes[name]}
+        assert len(stay[percent]) == pytest.approx(0.6 * percent, abs=10)
+    assert len(stay[100]) == 60
+    assert not stay[0]
+    assert stay[25] < stay[50] < stay[75] < stay[100]
+
+
 @pytest.mark.usefixtures("empty_catalogs")
 def test_agdp_learns_the_boxes_that_its_variant_names(write_benchmark, tmp_path):
     agdp = {"SOLVER.MAX_ITER": 1}
@@ -109,12 +141,13 @@ def test_agdp_learns_the_boxes_that_its_variant_names(write_benchmark, tmp_path)
         "maps": {"arm": "agdp", "agdp": agdp},
         "shuffled": {"arm": "agdp", "agdp": agdp, "boxes": "shuffled"},
         "labels": {"arm": "agdp", "agdp": agdp, "boxes": "labels"},
+        "dose": {"arm": "agdp", "agdp": agdp, "boxes": "labels_0"},
     }
     benchmark = write_benchmark(variants=kinds, arms=list(kinds))
     space = Workspace(benchmark, CONFIGS, tmp_path / "out", progress=False)
     space.data.prepare(tmp_path / "results", progress=False)
     runs = {kind: space.pretraining_of(kind) for kind in kinds}
-    assert len({run.name for run in runs.values()}) == 3
+    assert len({run.name for run in runs.values()}) == len(kinds)
     assert len({run.maps.name for run in runs.values()}) == 1
     space.make_maps(runs["maps"].maps)
     weights = {}
@@ -124,6 +157,7 @@ def test_agdp_learns_the_boxes_that_its_variant_names(write_benchmark, tmp_path)
         weights[kind] = content["roi_heads.box_predictor.bbox_pred.weight"]
     assert not torch.equal(weights["maps"], weights["shuffled"])
     assert not torch.equal(weights["maps"], weights["labels"])
+    assert not torch.equal(weights["dose"], weights["labels"])
     folder = space.weights_of(runs["labels"]).parent
     boxes = json.loads((folder / "boxes.json").read_text())
     train = json.loads((benchmark.data.folder / benchmark.data.train).read_text())
