@@ -36,25 +36,25 @@ sanitize() { # TOOL SECONDS: of our own kernels, whose names have the namespace
 resnet=(MODEL.WEIGHTS "" SOLVER.MAX_ITER 60 SOLVER.CHECKPOINT_PERIOD 1000 VIS_PERIOD 0
     DATALOADER.NUM_WORKERS 12)
 
-run tests 170 "$python" -m pytest tests -m "not slow" -n 8 --dist loadfile -q -p no:cacheprovider &
-sanitize memcheck 120 &
-sanitize racecheck 150 &
+run tests 110 "$python" -m pytest tests -m "not slow" -n 8 --dist loadfile -q -p no:cacheprovider &
+sanitize memcheck 110 &
+sanitize racecheck 110 &
 wait
-run ops 200 "$python" -m benchmarks.ops --device cuda --rounds 3 --output "$out/ops_gpu.md"
-run maps 60 "$python" -m benchmarks.maps "$images" --num-images 512 --threads 8 \
+run ops 140 "$python" -m benchmarks.ops --device cuda --rounds 3 --output "$out/ops_gpu.md"
+run maps 40 "$python" -m benchmarks.maps "$images" --num-images 256 --threads 8 \
     --config-file agssp://maps/mahalanobis.yaml AGSSP.SCORER.DEVICE cuda
-run agbp 90 bash -c '"$0" -m detectron2_agssp maps "$1" "$2" AGSSP.SCORER.DEVICE cuda && shift 2 &&
+run agbp 70 bash -c '"$0" -m detectron2_agssp maps "$1" "$2" AGSSP.SCORER.DEVICE cuda && shift 2 &&
     "$0" tools/train_net.py --config-file configs/agbp/R50.yaml "$@"' \
     "$python" "$images" "$maps" "${resnet[@]}" OUTPUT_DIR "$work/agbp" AGSSP.SOLVER.EPOCHS 0.0 \
     INPUT.CROP.SIZE "[640, 640]" INPUT.MIN_SIZE_TRAIN "(640, 640)" SOLVER.IMS_PER_BATCH 16
-run agdp 90 "$python" tools/train_net.py --config-file configs/agdp/faster_rcnn_R50_fpn.yaml \
+run agdp 60 "$python" tools/train_net.py --config-file configs/agdp/faster_rcnn_R50_fpn.yaml \
     "${resnet[@]}" OUTPUT_DIR "$work/agdp" SOLVER.IMS_PER_BATCH 16 \
     INPUT.MIN_SIZE_TRAIN "(640,)" INPUT.MAX_SIZE_TRAIN 640 MODEL.BACKBONE.FREEZE_AT 2
 for step in agbp agdp; do
     [[ -e $work/$step/metrics.json ]] && tail -n 3 "$work/$step/metrics.json" >>"$out/$step.log"
 done
 for precision in fp32 fp16; do
-    run inference 60 "$python" -m benchmarks.inference "$images" --precision $precision \
+    run inference 40 "$python" -m benchmarks.inference "$images" --precision $precision \
         --config-file configs/agdp/faster_rcnn_R50_fpn.yaml \
         MODEL.WEIGHTS "$work/agdp/model_final.pth" INPUT.MIN_SIZE_TEST 640 INPUT.MAX_SIZE_TEST 640
     [[ -e $out/inference.log ]] && mv "$out/inference.log" "$out/inference_$precision.log"

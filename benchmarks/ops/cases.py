@@ -24,7 +24,7 @@ def cases(device: torch.device, quick: bool = False, only: str = "") -> Iterator
     Args:
         quick: small inputs, to try the tool.
     """
-    for make in (_searches, _texts, _energies, _boxes):
+    for make in (_searches, _texts, _boxes, _energies):
         for case in make(_Inputs(device), quick):
             if only in case.name:
                 yield case

@@ -66,17 +66,22 @@ def measure(case: Case, device: torch.device, floor: dict, rounds: int) -> list[
 
 def seconds(way: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
-        # Several, so that the queue is not what is measured.
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(10):
-            way()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e4
+        once = _cuda_seconds(way, 1)
+        # Several of what is short, so that the queue is not what is measured.
+        return once if once > 0.1 else _cuda_seconds(way, 10)
     begin = time.perf_counter()
     way()
     return time.perf_counter() - begin
+
+
+def _cuda_seconds(way: Callable[[], object], count: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(count):
+        way()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / count
 
 
 def _first_call(way: Callable[[], object], device: torch.device) -> tuple[object, str]:
