@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=[], help="instead of the file's; also variants"
     )
+    parser.add_argument("--device", help="that trains and makes maps, such as cuda (the configs')")
     parser.add_argument("--jobs", type=int, default=1, help="processes; on a CPU, one a core")
     parser.add_argument(
         "--validate-only",
@@ -64,6 +65,7 @@ def main() -> None:
                 results,
                 jobs=args.jobs,
                 validate_only=args.validate_only,
+                device=args.device,
             )
         print(write_report(benchmark, results))
 

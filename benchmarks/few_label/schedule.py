@@ -29,6 +29,7 @@ def run_benchmark(
     *,
     jobs: int = 1,
     validate_only: bool = False,
+    device: str | None = None,
 ) -> None:
     """Runs all tasks that are not done yet. Killed at any moment, it goes on when called again;
     several calls on one folder, also from several machines, share the tasks.
@@ -43,6 +44,7 @@ def run_benchmark(
         jobs: processes. On a CPU, two processes of one thread do almost twice as much as one of
             two.
         validate_only: try the learning rates, and test nothing: to choose among variants.
+        device: that trains and makes maps; None for the configs'.
 
     Raises:
         ValueError: ``output`` or ``results`` was made with other settings; a wrong setting.
@@ -52,7 +54,7 @@ def run_benchmark(
     results = Path(results)
     for folder in (Path(output), results):
         check_settings(benchmark, folder)
-    space = Workspace(benchmark, config_root, output, progress=jobs == 1)
+    space = Workspace(benchmark, config_root, output, device=device, progress=jobs == 1)
     with _lock(Path(output) / "locks" / "data", wait=True):
         space.data.prepare(results)
     if jobs == 1:
@@ -60,7 +62,7 @@ def run_benchmark(
         return
     # Fork would copy a process that has started threads.
     context = multiprocessing.get_context("spawn")
-    arguments = (benchmark, config_root, output, results, jobs, validate_only)
+    arguments = (benchmark, config_root, output, results, jobs, validate_only, device)
     workers = [
         context.Process(target=_work_in_process, args=(*arguments, number))
         for number in range(jobs)
@@ -136,13 +138,13 @@ def _try_task(task: Task, tasks: list[Task], space: Workspace, results: Path) ->
 
 
 def _work_in_process(
-    benchmark, config_root, output, results, jobs: int, validate_only: bool, number: int
+    benchmark, config_root, output, results, jobs, validate_only, device, number: int
 ) -> None:
     end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     # Only the first shows bars: two of them would overwrite each other.
-    space = Workspace(benchmark, config_root, output, progress=number == 0)
+    space = Workspace(benchmark, config_root, output, device=device, progress=number == 0)
     work(space, results, validate_only=validate_only)
 
 

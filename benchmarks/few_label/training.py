@@ -36,6 +36,7 @@ class Workspace:
         benchmark: the settings.
         config_root: the repository's ``configs`` folder.
         output: folder of data, maps, weights and logs.
+        device: that trains and makes maps, such as "cuda"; None for the configs'.
         progress: show progress bars.
     """
 
@@ -45,9 +46,10 @@ class Workspace:
         config_root: str | Path,
         output: str | Path,
         *,
+        device: str | None = None,
         progress: bool = True,
     ):
-        self.benchmark, self.config_root = benchmark, Path(config_root)
+        self.benchmark, self.config_root, self.device = benchmark, Path(config_root), device
         self.output, self.progress = Path(output), progress
         self.data = BenchmarkData(benchmark, self.output / "data")
 
@@ -225,7 +227,10 @@ class Workspace:
     def _stage(self, stage: str) -> tuple[Path, dict[str, Any]]:
         """The config file of a stage, and the benchmark's keys for it."""
         settings = self.benchmark.stages[stage]
-        return self.config_root / settings.config, settings.options
+        # No setting of the benchmark: where a run was made does not change what it is.
+        device = {"MODEL.DEVICE": self.device, "AGSSP.SCORER.DEVICE": self.device}
+        options = {**settings.options, **(device if self.device else {})}
+        return self.config_root / settings.config, options
 
 
 def _percent(value: float | None) -> float:
