@@ -23,22 +23,30 @@ run() { # STEP SECONDS COMMAND...
     local step=$1 seconds=$2 begin=$SECONDS
     shift 2
     [[ " $steps " == *" $step "* ]] || return 0
-    timeout --kill-after=5 "$seconds" "$@" >"$out/$step.log" 2>&1
-    echo "$step: exit status $?, $((SECONDS - begin)) s"
+    timeout --kill-after=5 "$seconds" "$@" >"$work/$step.$BASHPID.log" 2>&1
+    local line="$step: exit status $?, $((SECONDS - begin)) s: $*"
+    { echo "$line" && cat "$work/$step.$BASHPID.log"; } >>"$out/$step.log"
+    echo "$line"
 }
 
-sanitize() { # TOOL SECONDS: of our own kernels, whose names have the namespace
-    run "$1" "$2" compute-sanitizer --tool "$1" --kernel-name kernel_substring=agssp \
-        --error-exitcode 9 "$python" -m pytest tests/ops -k native-cuda -x -q -p no:cacheprovider
+sanitize() { # TOOL SECONDS: of our own kernels, whose names have the namespace; a process per file
+    for file in tests/ops/test_*.py; do
+        run "$1" "$2" compute-sanitizer --tool "$1" --kernel-name kernel_substring=agssp \
+            --error-exitcode 9 "$python" -m pytest "$file" -k native-cuda -v -p no:cacheprovider &
+    done
+    wait
 }
 
-# 640 px, random weights: these runs measure time and memory.
-resnet=(MODEL.WEIGHTS "" SOLVER.MAX_ITER 60 SOLVER.CHECKPOINT_PERIOD 1000 VIS_PERIOD 0
+# 640 px, random weights: these runs measure time and memory. Random weights need batch norm that
+# trains, and small steps, or they diverge.
+resnet=(MODEL.WEIGHTS "" MODEL.RESNETS.NORM BN SOLVER.BASE_LR 0.0005
+    SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.MAX_ITER 60 SOLVER.CHECKPOINT_PERIOD 1000 VIS_PERIOD 0
     DATALOADER.NUM_WORKERS 12)
 
-run tests 110 "$python" -m pytest tests -m "not slow" -n 8 --dist loadfile -q -p no:cacheprovider &
-sanitize memcheck 110 &
-sanitize racecheck 110 &
+run tests 150 "$python" -m pytest tests/ops tests/modeling tests/scoring -m "not slow" -n 6 -q \
+    -p no:cacheprovider &
+sanitize memcheck 150 &
+sanitize racecheck 150 &
 wait
 run ops 140 "$python" -m benchmarks.ops --device cuda --rounds 3 --output "$out/ops_gpu.md"
 run maps 40 "$python" -m benchmarks.maps "$images" --num-images 256 --threads 8 \
