@@ -9,11 +9,13 @@
     mmyolo's ``YOLODetector`` with ``YOLOv8PAFPN`` and ``YOLOv8Head``, for this package's
     :class:`~detectron2_agssp.modeling.YOLO` on a :class:`~detectron2_agssp.modeling.PAFPN`. Its box
     branch is narrower than the class branch (``AGSSP.YOLO.BOX_CHANNELS``).
+``DINO``
+    See :mod:`~detectron2_agssp.checkpoint.openmmlab_dino`.
 
-The published AGSSP detectors are of these two, and DINO.
+The published AGSSP detectors are of these three.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +30,13 @@ from detectron2_agssp.checkpoint.openmmlab import (
     rename,
     tensors_of,
 )
+from detectron2_agssp.checkpoint.openmmlab_dino import DINO_NAMES, dino_settings, prepare_dino
 from detectron2_agssp.utils.naming import some_of
 
 # Of everything but the backbone and the data preprocessor.
 _BESIDE_BACKBONE = ("neck.", "rpn_head.", "roi_head.", "bbox_head.")
+_BESIDE_BACKBONE += ("encoder.", "decoder.", "level_embed", "query_embedding.", "memory_trans_")
+_BESIDE_BACKBONE += ("dn_query_generator.",)
 _BUFFERS = (".num_batches_tracked", ".proj")
 _AFFINE = r"(weight|bias)"
 _FASTER_RCNN_NAMES = [
@@ -80,14 +85,20 @@ class DetectorLayout:
         marks: tensors that it has and no other.
         names: of all but the backbone, as in :mod:`~detectron2_agssp.checkpoint.openmmlab`.
         parts: modules of Detectron2's that such a file fills.
+        backbone: prefix of the backbone's names.
+        unused: parts of a backbone that such a detector does not have.
+        prepare: of all but the backbone, before it is renamed.
     """
 
     marks: frozenset[str]
     names: list[tuple[str, str]]
     parts: tuple[str, ...]
+    backbone: str = "backbone.bottom_up."
+    unused: frozenset[str] = frozenset()
+    prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors
 
 
-FASTER_RCNN, YOLO = "Faster R-CNN", "YOLO"
+FASTER_RCNN, YOLO, DINO = "Faster R-CNN", "YOLO", "DINO"
 LAYOUTS = {
     FASTER_RCNN: DetectorLayout(
         frozenset(
@@ -110,6 +121,25 @@ LAYOUTS = {
         _YOLO_NAMES,
         tuple(f"head.{name}.{i}" for name in ("cls_score", "box_bins") for i in range(3)),
     ),
+    DINO: DetectorLayout(
+        frozenset(
+            {
+                "neck.extra_convs.0.gn.weight",
+                "memory_trans_fc.weight",
+                "decoder.ref_point_head.layers.0.weight",
+                "dn_query_generator.label_embedding.weight",
+            }
+        ),
+        DINO_NAMES,
+        (
+            "tokenizer.projections",
+            *(f"transformer.{part}" for part in ("encoder", "decoder", "class_branches.0")),
+        ),
+        backbone="backbone.",
+        # Its levels begin at stride 8.
+        unused=frozenset({"norm0"}),
+        prepare=prepare_dino,
+    ),
 }
 
 
@@ -126,7 +156,8 @@ def convert_detector(checkpoint: Mapping[str, Any]) -> Conversion:
         checkpoint: as :func:`~detectron2_agssp.checkpoint.convert_openmmlab` takes it.
 
     Returns:
-        ``weights`` under the full names of a detector (``backbone.bottom_up...``).
+        ``weights`` under the full names of a detector (``backbone.bottom_up...``, of a DINO
+        ``backbone...``).
 
     Raises:
         ValueError: no detector of ``LAYOUTS``, or a part of it that ours has not, by name.
@@ -136,8 +167,9 @@ def convert_detector(checkpoint: Mapping[str, Any]) -> Conversion:
     if not kind:
         raise ValueError(
             "This is no OpenMMLab Faster R-CNN (neck.lateral_convs, rpn_head.rpn_cls, "
-            "roi_head.bbox_head.fc_cls) or YOLOv8 (neck.top_down_layers, "
-            f"bbox_head.head_module.cls_preds). Keys: {some_of(tensors, 10)}"
+            "roi_head.bbox_head.fc_cls), YOLOv8 (neck.top_down_layers, "
+            "bbox_head.head_module.cls_preds) or DINO (neck.extra_convs, memory_trans_fc, "
+            f"dn_query_generator). Keys: {some_of(tensors, 10)}"
         )
     layout, backbone = LAYOUTS[kind], convert_checkpoint(tensors)
     beside = {
@@ -145,12 +177,12 @@ def convert_detector(checkpoint: Mapping[str, Any]) -> Conversion:
         for name, tensor in tensors.items()
         if name.startswith(_BESIDE_BACKBONE) and not name.endswith(_BUFFERS)
     }
-    heads = rename(beside, layout.names)
+    heads = rename(layout.prepare(beside), layout.names)
     return Conversion(
         f"{backbone.backbone} {kind}",
-        {f"backbone.bottom_up.{name}": tensor for name, tensor in backbone.weights.items()} | heads,
+        {f"{layout.backbone}{name}": tensor for name, tensor in backbone.weights.items()} | heads,
         [name for name in backbone.left_out if name not in beside],
-        [f"backbone.bottom_up.{part}" for part in backbone.missing]
+        [f"{layout.backbone}{part}" for part in backbone.missing if part not in layout.unused]
         + missing_parts(heads, layout.parts),
     )
 
@@ -158,6 +190,8 @@ def convert_detector(checkpoint: Mapping[str, Any]) -> Conversion:
 def settings_of(kind: str, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """What a converted detector's weights tell of its config: of "neck" and "heads", key ->
     value."""
+    if kind == DINO:
+        return {"heads": dino_settings(weights)}
     if kind != YOLO:
         return {}
 

@@ -35,8 +35,8 @@ def convert_file(
     pixel_std: Sequence[float] | None = None,
     channel_order: str = "RGB",
 ) -> Conversion:
-    """Writes an OpenMMLab checkpoint under Detectron2's names: all of a Faster R-CNN or YOLO, else
-    the backbone.
+    """Writes an OpenMMLab checkpoint under Detectron2's names: all of a Faster R-CNN, YOLO or DINO,
+    else the backbone.
 
     Args:
         source: checkpoint of mmdet, mmpretrain, mmcls or mmyolo.

@@ -1,4 +1,4 @@
-"""Converts an OpenMMLab backbone, Faster R-CNN or YOLO into a file for MODEL.WEIGHTS."""
+"""Converts an OpenMMLab backbone, Faster R-CNN, YOLO or DINO into a file for MODEL.WEIGHTS."""
 
 import argparse
 

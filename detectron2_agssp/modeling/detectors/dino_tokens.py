@@ -42,11 +42,11 @@ def sine_embedding(shares: Tensor, channels: int, temperature: float = 10_000.0)
     ``temperature`` (Vaswani et al., NeurIPS 2017).
 
     Args:
-        channels: of each share, even.
+        channels: of each share, even: the sine and the cosine of a wavelength, side by side.
     """
     exponents = torch.arange(channels // 2, device=shares.device) / (channels // 2)
     angles = shares[..., None] * (2 * math.pi) / temperature**exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -100,7 +100,8 @@ class Tokenizer(nn.Module):
             height, width = shape = content.shape[-2:]
             valid = _on_image(shape, stride, sizes)
             center = (_corners(shape, stride, sizes) + stride / 2) / sizes[:, None, None]
-            place = sine_embedding(center.flatten(1, 2), content.shape[1] // 2)
+            # y before x, as published weights have it.
+            place = sine_embedding(center.flatten(1, 2).flip(-1), content.shape[1] // 2)
             contents.append(norm(content, valid).flatten(2).transpose(1, 2))
             positions.append(place + self.level_embedding[level])
             valids.append(valid.flatten(1))

@@ -17,8 +17,11 @@ from detectron2_agssp.modeling.detectors.dino_tokens import Tokens, sine_embeddi
 
 # Of boxes before they are refined: width and height at the finest level, doubled at each further.
 SMALLEST_BOX = 0.05
-# Shares are kept so far from 0 and 1 before their logit is taken.
-MARGIN = 1e-5
+# Shares are kept so far from 0 and 1 before their logit is taken: of boxes that are read, and of
+# those that the next layer starts from.
+MARGIN, START_MARGIN = 1e-5, 1e-3
+# Tokens whose middle is nearer to the image's edge, as a share of its side, are not chosen.
+EDGE = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Queries:
         return ((same & self.valid[:, None]) | itself)[:, None]
 
 
-def inverse_sigmoid(shares: Tensor) -> Tensor:
+def inverse_sigmoid(shares: Tensor, margin: float = MARGIN) -> Tensor:
     """Logits of shares in [0, 1]."""
-    return shares.clamp(MARGIN, 1 - MARGIN).logit()
+    return (shares.clamp(min=margin) / (1 - shares).clamp(min=margin)).log()
 
 
 def perceptron(*channels: int) -> nn.Sequential:
@@ -208,7 +211,8 @@ class Transformer(nn.Module):
 
     def choose(self, memory: Tensor, tokens: Tokens) -> tuple[Queries, Tensor, Tensor]:
         """The queries: the tokens with the best class score, of those whose middle lies on the
-        image; their boxes are where decoding starts, their contents are learned ones.
+        image and not at its very edge; their boxes are where decoding starts, their contents are
+        learned ones.
 
         Args:
             memory: (N, S, D), the encoder's output.
@@ -216,7 +220,8 @@ class Transformer(nn.Module):
         Returns:
             queries, and the logits (N, Q, C) and boxes (N, Q, 4) of the choice, which learn.
         """
-        eligible = tokens.valid & (tokens.centers < 1).all(dim=-1)
+        inside = (tokens.centers > EDGE) & (tokens.centers < 1 - EDGE)
+        eligible = tokens.valid & inside.all(dim=-1)
         encoded = self.choice(memory.masked_fill(~eligible[..., None], 0))
         logits = self.class_branches[-1](encoded).float()
         best = logits.detach().amax(dim=-1).masked_fill(~eligible, -torch.inf)
@@ -247,13 +252,15 @@ class Transformer(nn.Module):
         mask, channels = queries.mask(), content.shape[-1] // 2
         all_logits, all_boxes = [], []
         for index, layer in enumerate(self.decoder):
-            positions = self.position(sine_embedding(reference, channels))
-            content = layer(content, positions, mask, reference, memory, tokens)
-            normed = self.norm(content)
-            deltas = self.box_branches[index](normed).float()
+            # y before x, as published weights have it.
+            places = sine_embedding(reference[..., [1, 0, 2, 3]], channels)
+            content = layer(content, self.position(places), mask, reference, memory, tokens)
+            normed, branch = self.norm(content), self.box_branches[index]
             all_logits.append(self.class_branches[index](normed).float())
-            all_boxes.append((deltas + inverse_sigmoid(before)).sigmoid())
-            before = (deltas + inverse_sigmoid(reference)).sigmoid()
+            all_boxes.append((branch(normed).float() + inverse_sigmoid(before)).sigmoid())
+            # What the next layer starts from is read without the norm, as in DINO's own code.
+            start = inverse_sigmoid(reference, START_MARGIN)
+            before = (branch(content).float() + start).sigmoid()
             reference = before.detach()
         return torch.stack(all_logits), torch.stack(all_boxes)
 

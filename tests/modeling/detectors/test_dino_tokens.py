@@ -65,7 +65,7 @@ def test_sines_against_a_loop():
     expected = []
     for share in (0.3, 0.9):
         angles = [2 * math.pi * share / 10_000 ** (k / 3) for k in range(3)]
-        expected += [*map(math.sin, angles), *map(math.cos, angles)]
+        expected += [wave(angle) for angle in angles for wave in (math.sin, math.cos)]
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
