@@ -82,6 +82,19 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.MEMORY.SIZE = 4096
     scorer.MEMORY.CANDIDATES = 100_000
 
+    synthetic = scorer.SYNTHETIC = CfgNode()
+    # Training of the decoder on drawn defects: iterations, images of each, and AdamW's first rate.
+    synthetic.ITERATIONS = 600
+    synthetic.BATCH_SIZE = 8
+    synthetic.BASE_LR = 0.002
+    # Channels of the decoder.
+    synthetic.WIDTH = 32
+    # Images to draw into that are kept in memory, a uniform sample of those fitted on.
+    synthetic.POOL = 1000
+    # Share of each image's background, where the loss is highest, that does not count, in [0, 1):
+    # real defects are there.
+    synthetic.IGNORED = 0.1
+
     kead = scorer.KEAD = CfgNode()
     # A ViT of open_clip, and its weights: a path, or a tag of open_clip's ("" random).
     kead.MODEL = "ViT-B-16-plus-240"

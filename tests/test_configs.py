@@ -172,13 +172,15 @@ def test_mahalanobis_has_the_defaults_as_it_says():
     assert settings_of(cfg.AGSSP) == settings_of(defaults.AGSSP)
 
 
-@pytest.mark.parametrize("name", ["memory", "mutual"])
+@pytest.mark.parametrize("name", ["memory", "mutual", "synthetic"])
 def test_scorers_without_text_look_at_the_same(name):
-    """At fewer cells, as they compare cells with cells; their own keys are spelled out."""
+    """At other cells, as they compare cells with cells, or cut them finely; their own keys are
+    spelled out."""
     cfg, expected = make_cfg(f"maps/{name}.yaml"), get_cfg()
     assert name == cfg.AGSSP.SCORER.NAME
     expected.AGSSP.SCORER.NAME = name
     sizes = {"memory": (256, (8, 16)), "mutual": (384, (16, 32))}
+    sizes["synthetic"] = (256, (4, 8, 16, 32))
     expected.AGSSP.SCORER.IMAGE_SIZE, expected.AGSSP.SCORER.STRIDES = sizes[name]
     assert settings_of(cfg.AGSSP) == settings_of(expected.AGSSP)
     spelled_out = CfgNode.load_yaml_with_base(str(CONFIGS / f"maps/{name}.yaml"))

@@ -8,6 +8,7 @@ from detectron2_agssp.scoring.mahalanobis import MahalanobisScorer
 from detectron2_agssp.scoring.memory import MemoryScorer
 from detectron2_agssp.scoring.mutual import MutualScorer
 from detectron2_agssp.scoring.patch_features import TimmPatchFeatures
+from detectron2_agssp.scoring.synthetic.scorer import SyntheticScorer
 
 __all__ = [
     "ANOMALY_SCORER_REGISTRY",
@@ -18,6 +19,7 @@ __all__ = [
     "MahalanobisScorer",
     "MemoryScorer",
     "MutualScorer",
+    "SyntheticScorer",
     "TimmPatchFeatures",
     "build_anomaly_scorer",
 ]

@@ -56,9 +56,10 @@ class AnomalyScorer(nn.Module):
     With the module imported beside ``detectron2_agssp``, ``AGSSP.SCORER.NAME brightness`` makes map
     folders of it. Images are RGB, (N, 3, H, W), float32 in [0, 255]; the maps' grid is the
     scorer's own, finer than the image or not. Everything that fit() learns is kept in buffers of
-    the scorer itself, not of its parts: those are what a map folder remembers
-    (:meth:`learned_state`), and calling it again after :meth:`load_learned_state` must give the
-    same maps. An image must get the same map, rounding apart, in whichever batch it comes.
+    the scorer itself, or is all of the parts that ``learned_parts`` names: that is what a map
+    folder remembers (:meth:`learned_state`), and calling it again after
+    :meth:`load_learned_state` must give the same maps. An image must get the same map, rounding
+    apart, in whichever batch it comes.
 
     Attributes:
         fit_sample: what fit() is given of a folder. "unlabeled": batches of all its images, or of
@@ -69,6 +70,8 @@ class AnomalyScorer(nn.Module):
         image_size: side in pixels of the square that images are resized to before scoring.
         stride: pixels a cell of the maps; for ``RESIZE`` "aspect" and "tile".
         size_divisor: what images' sides must be multiples of; likewise.
+        learned_parts: names of modules in the scorer that fit() learns as a whole; of those that
+            are scorers themselves, what these learned.
         noise: differences that mean nothing (rounding), as a share of the larger of 1 and the
             largest raw score; to be set where scores are far smaller than 1.
     """
@@ -78,6 +81,7 @@ class AnomalyScorer(nn.Module):
     image_size: int
     stride: int = 1
     size_divisor: int = 1
+    learned_parts: tuple[str, ...] = ()
     noise: float = 1e-5
 
     def __init__(self):
@@ -115,10 +119,16 @@ class AnomalyScorer(nn.Module):
     def learned_state(self) -> dict[str, Tensor]:
         """What fit() learned, without the network's weights."""
         own = self.named_buffers(recurse=False)
-        return {name: tensor for name, tensor in own if name != "_place"}
+        state = {name: tensor for name, tensor in own if name != "_place"}
+        for part in self.learned_parts:
+            module = self.get_submodule(part)
+            is_scorer = isinstance(module, AnomalyScorer)
+            learned = module.learned_state() if is_scorer else module.state_dict()
+            state |= {f"{part}.{name}": tensor for name, tensor in learned.items()}
+        return state
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over a :meth:`learned_state`, whatever the sizes.
+        """Takes over a :meth:`learned_state`; whatever the sizes of the scorer's own buffers.
 
         Raises:
             ValueError: it is another scorer's.
@@ -126,6 +136,18 @@ class AnomalyScorer(nn.Module):
         own = set(self.learned_state())
         if set(state) != own:
             raise ValueError(f"The scorer's state has {sorted(state)}, expected {sorted(own)}.")
+        state = dict(state)
+        for part in self.learned_parts:
+            module, start = self.get_submodule(part), f"{part}."
+            names = [name for name in state if name.startswith(start)]
+            learned = {name.removeprefix(start): state.pop(name) for name in names}
+            if isinstance(module, AnomalyScorer):
+                module.load_learned_state(learned)
+                continue
+            expected = module.state_dict()
+            if misfits := [n for n in learned if learned[n].shape != expected[n].shape]:
+                raise ValueError(f"The state's {part!r} has other shapes than expected: {misfits}.")
+            module.load_state_dict(learned)
         for name, tensor in state.items():
             setattr(self, name, tensor.to(self.device))
 

@@ -7,9 +7,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from detectron2_agssp.scoring.synthetic.defects import MIN_AREA, MIN_LONG_SIDE
+from detectron2_agssp.scoring.synthetic.noise import fractal_noise, smooth_noise, streak_noise
 from examples.quickstart.synthetic import CLASSES, SURFACES, generate, generate_sample_dataset
-from examples.quickstart.synthetic.defects import MIN_AREA, MIN_LONG_SIDE
-from examples.quickstart.synthetic.noise import fractal_noise, smooth_noise, streak_noise
 from examples.quickstart.synthetic.render import plan_image, render_image
 
 SIZES = ((72, 96), (96, 72), (80, 80))

@@ -4,7 +4,7 @@ The images are synthetic. They show that a pipeline runs; they say nothing about
 real metal.
 """
 
-from examples.quickstart.synthetic.defects import CLASSES
+from detectron2_agssp.scoring.synthetic.defects import CLASSES
 from examples.quickstart.synthetic.generate import generate_sample_dataset
 from examples.quickstart.synthetic.surfaces import SURFACES
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.masks import encode_mask
-from examples.quickstart.synthetic.defects import CLASSES, Defect, tight_box
+from detectron2_agssp.scoring.synthetic.defects import CLASSES, Defect, tight_box
 from examples.quickstart.synthetic.render import SPLITS, plan_image, render_image
 from examples.quickstart.synthetic.surfaces import SURFACES
 

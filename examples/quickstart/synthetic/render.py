@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from examples.quickstart.synthetic.defects import CLASSES, Defect, add_defects
+from detectron2_agssp.scoring.synthetic.defects import CLASSES, Defect, add_defects
 from examples.quickstart.synthetic.surfaces import SURFACES, make_surface, photograph
 
 SPLITS = ("train", "test")

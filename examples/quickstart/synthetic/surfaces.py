@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from examples.quickstart.synthetic.noise import (
+from detectron2_agssp.scoring.synthetic.noise import (
     fractal_noise,
     smooth_noise,
     streak_noise,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from examples.quickstart.synthetic.noise import fractal_noise, smooth_noise, streak_noise
+from detectron2_agssp.scoring.synthetic.noise import fractal_noise, smooth_noise, streak_noise
 
 CLASSES = ("scratch", "pit", "crack", "inclusion", "patch", "scale")
 
@@ -63,23 +63,45 @@ def add_defects(
     Raises:
         RuntimeError: not even the first defect could be drawn.
     """
-    # Each drawing function returns the changed surface and the mask of the change; a draw that
-    # does not fit is thrown away.
     defects: list[Defect] = []
     occupied = np.zeros(reflectance.shape, bool)
     for class_name in classes:
-        for _ in range(_ATTEMPTS):
-            changed, mask = _DRAW[class_name](rng, reflectance, direction)
-            if _large_enough(mask) and not (mask & occupied).any():
-                reflectance = changed
-                occupied |= mask
-                defects.append(Defect(class_name, mask))
-                break
+        drawn = draw_defect(rng, reflectance, direction, class_name, occupied)
+        if drawn is not None:
+            reflectance, mask = drawn
+            occupied |= mask
+            defects.append(Defect(class_name, mask))
         if not defects:
             raise RuntimeError(
                 f"no {class_name} fits an image of {reflectance.shape} after {_ATTEMPTS} attempts"
             )
     return reflectance, defects
+
+
+def draw_defect(
+    rng: np.random.Generator,
+    reflectance: np.ndarray,
+    direction: float,
+    class_name: str,
+    occupied: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Draw one defect at a random free place.
+
+    Args:
+        rng, reflectance, direction: as of :func:`add_defects`.
+        class_name: one of :data:`CLASSES`.
+        occupied: (H, W) bool; the defect keeps clear of it.
+
+    Returns:
+        The changed (H, W) float32 surface and the mask of the change; None where no free place is
+        found.
+    """
+    for _ in range(_ATTEMPTS):
+        # A draw that does not fit is thrown away.
+        changed, mask = _DRAW[class_name](rng, reflectance, direction)
+        if _large_enough(mask) and not (mask & occupied).any():
+            return changed, mask
+    return None
 
 
 def _large_enough(mask: np.ndarray) -> bool:
@@ -176,11 +198,11 @@ def _inclusion(
     shape = reflectance.shape
     half_width = rng.uniform(0.012, 0.045) * min(shape) + 1.0
     radii = half_width * np.array([rng.uniform(2.0, 6.0), 1.0])
-    mask = _irregular_blob(rng, shape, radii, direction, roughness=0.3, scale=2 * half_width)
+    mask = irregular_blob(rng, shape, radii, direction, roughness=0.3, scale=2 * half_width)
     # Bright ones get less contrast, or they would saturate on a bright sheet.
     contrast = _contrast(rng, 0.1, 0.35) * rng.choice([-1.0, 0.6], p=[0.7, 0.3])
     streaks = streak_noise(rng, shape, direction, length=4 * half_width, width=3)
-    inside = _soft_edge(mask, 2.0) * np.clip(1.0 + 0.35 * streaks, 0.3, 1.6)
+    inside = soft_edge(mask, 2.0) * np.clip(1.0 + 0.35 * streaks, 0.3, 1.6)
     return _blend(reflectance, contrast * inside, mask)
 
 
@@ -190,13 +212,13 @@ def _patch(
     """Large cloudy area, slightly brighter or darker, with weaker or stronger texture."""
     shape = reflectance.shape
     radii = rng.uniform(0.08, 0.22, size=2) * min(shape)
-    mask = _irregular_blob(rng, shape, radii, direction, roughness=0.25, scale=radii.min())
+    mask = irregular_blob(rng, shape, radii, direction, roughness=0.25, scale=radii.min())
     contrast = _contrast(rng, 0.05, 0.16) * rng.choice([-1.0, 1.0])
     background = cv2.blur(reflectance, (15, 15))
     texture_gain = rng.choice([rng.uniform(0.3, 0.7), rng.uniform(1.2, 1.6)])
     cloud = np.clip(1.0 + 0.25 * fractal_noise(rng, shape, scale=20, octaves=3), 0.3, 1.7)
     change = contrast * cloud + (texture_gain - 1.0) * (reflectance - background)
-    return _blend(reflectance, _soft_edge(mask, 4.0) * change, mask)
+    return _blend(reflectance, soft_edge(mask, 4.0) * change, mask)
 
 
 def _scale(
@@ -205,14 +227,14 @@ def _scale(
     """Flaking oxide: plates of different darkness, lit at their edges, on a rough ground."""
     shape = reflectance.shape
     radii = rng.uniform(0.04, 0.2, size=2) * min(shape) + 3.0
-    mask = _irregular_blob(rng, shape, radii, direction, roughness=0.35, scale=0.5 * radii.min())
+    mask = irregular_blob(rng, shape, radii, direction, roughness=0.35, scale=0.5 * radii.min())
     flake = rng.uniform(8.0, 20.0)
     plates = np.rint(1.2 * fractal_noise(rng, shape, flake, octaves=3)) / 1.2
     edges = plates - np.roll(plates, (1, 1), axis=(0, 1))
     grit = smooth_noise(rng, shape, scale=1.5)
     contrast = _contrast(rng, 0.08, 0.25)
     change = contrast * (0.5 * plates + 0.7 * np.clip(edges, -1, 1) + 0.2 * grit - 0.6)
-    return _blend(reflectance, _soft_edge(mask, 1.5) * change, mask)
+    return _blend(reflectance, soft_edge(mask, 1.5) * change, mask)
 
 
 _DRAW: dict[str, Callable] = {
@@ -247,7 +269,7 @@ def _draw_polyline(shape: tuple[int, int], points: np.ndarray, widths: np.ndarra
     return coverage.astype(np.float32) / 255.0
 
 
-def _irregular_blob(
+def irregular_blob(
     rng: np.random.Generator,
     shape: tuple[int, int],
     radii: np.ndarray,
@@ -277,7 +299,7 @@ def _irregular_blob(
     return filled.astype(bool)
 
 
-def _soft_edge(mask: np.ndarray, width: float) -> np.ndarray:
+def soft_edge(mask: np.ndarray, width: float) -> np.ndarray:
     """(H, W) float32 weight: 0 outside the mask, rising to 1 over ``width`` px inside it."""
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
     return np.minimum(depth / np.float32(width), 1.0)
