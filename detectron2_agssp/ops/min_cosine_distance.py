@@ -88,6 +88,9 @@ def reference(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     index = best.new_zeros(best.shape, dtype=torch.int64)
     finite = torch.ones((), dtype=torch.bool, device=memory.device)
     for start in range(0, len(memory), MEMORY_TILE):
+        # All tiles of one size, the last one overlapping: a product of another shape may round
+        # otherwise, and of equally near rows the lowest would not be the first found.
+        start = min(start, max(0, len(memory) - MEMORY_TILE))
         tile, lengths = unit_rows(memory[start : start + MEMORY_TILE])
         finite &= lengths.isfinite().all()
         for first in range(0, len(queries), QUERY_TILE):

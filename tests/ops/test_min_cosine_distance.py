@@ -228,6 +228,7 @@ def test_unknown_precision():
         min_cosine_distance(random(2, 3), random(4, 3), precision="medium")
 
 
+@only_compiled
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_threads_change_nothing(threads, precision):
     queries, memory = random(300, 140), random(2500, 140, seed=1)

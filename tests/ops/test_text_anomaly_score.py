@@ -184,6 +184,7 @@ def test_gradients_are_kept(dtype):
     assert text_anomaly_score(features.detach(), text.clone().requires_grad_()).requires_grad
 
 
+@only_compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_threads_change_nothing(threads, dtype):
     layers, text = [random(3, 200, 70, seed=x, dtype=dtype)[:, 1:] for x in (0, 1)], random(2, 70)

@@ -119,7 +119,7 @@ def test_a_folder_finds_the_weights_of_its_backbone(tiny_cfg, image_folder, tmp_
     assert str(weights) == cfg.MODEL.WEIGHTS
     scorer, _ = load_fitted_scorer(cfg, tmp_path / "maps")
     loaded = scorer.features.backbone.state_dict()
-    assert all(torch.equal(loaded[name], backbone[name]) for name in backbone)
+    assert all(torch.equal(loaded[name].cpu(), backbone[name].cpu()) for name in backbone)
     weights.unlink()
     cfg = recorded_config(own, tmp_path / "maps")
     with pytest.raises(ValueError, match=r"Those were .*weights\.pth \(MODEL\.WEIGHTS\)"):

@@ -140,17 +140,19 @@ void search(
     at::Tensor& finite) {
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const int64_t count = queries.size(0), channels = queries.size(1), size = memory.size(0);
-  const at::Tensor unit = at::empty({std::min(kRows, size), channels}, queries.options());
-  const at::Tensor work = at::empty(
-      {std::min(kQueries, count) * std::min(kRows, size)}, best.options());
+  const int64_t rows = std::min(kRows, size);
+  const at::Tensor unit = at::empty({rows, channels}, queries.options());
+  const at::Tensor work = at::empty({std::min(kQueries, count) * rows}, best.options());
   const dim3 threads(kWarp, kWarps);
-  for (int64_t start = 0; start < size; start += kRows) {
-    const int64_t rows = std::min(kRows, size - start);
+  for (int64_t next = 0; next < size; next += kRows) {
+    // All tiles of one size, the last one overlapping: a product of another shape may round
+    // otherwise, and of equally near rows the lowest would not be the first found.
+    const int64_t start = std::min(next, size - rows);
     normalise<T, Unit><<<static_cast<unsigned>(ceil_div(rows, kWarps)), threads, 0, stream>>>(
         memory.const_data_ptr<T>() + start * channels, rows, channels,
         unit.mutable_data_ptr<Unit>(), finite.mutable_data_ptr<bool>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    const at::Tensor tile = unit.narrow(0, 0, rows).t();
+    const at::Tensor tile = unit.t();
     for (int64_t first = 0; first < count; first += kQueries) {
       const int64_t taken = std::min(kQueries, count - first);
       at::Tensor products = work.narrow(0, 0, taken * rows).view({taken, rows});
