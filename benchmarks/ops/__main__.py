@@ -29,6 +29,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
     parser.add_argument("--quick", action="store_true", help="small inputs, to try the tool")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="WAY",
+        help='such as "torch.compile", the slowest',
+    )
     parser.add_argument("--output", type=Path, help="file for the table, besides the screen")
     args = parser.parse()
     # As in training; else the pages of fresh outputs are what a large map's backward is timed by.
@@ -47,12 +54,13 @@ def main() -> None:
                 if dtype != "copy"
             ]
         )
-        operators = native.MISSING or "compiled"
+        operators = native.describe(native.compiled_devices())
         head = f"{describe_machine(args.device)}; operators {operators}; {rates}\n\n"
         rows: list[list[str]] = []
         text = head
         for case in cases(device, args.quick, args.only):
             print(case.name, file=sys.stderr, flush=True)
+            case.ways = {way: f for way, f in case.ways.items() if way not in args.without}
             rows += measure(case, device, floor, args.rounds)
             text = head + tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
             # After each: a run that is cut off leaves what it had.

@@ -41,14 +41,15 @@ def test_faiss_finds_the_same():
 @pytest.mark.slow
 def test_the_tool(tmp_path):
     output = tmp_path / "table.md"
-    result = run_script(
-        "benchmarks.ops", "--quick", "--rounds", 1, "--output", output, output=tmp_path
-    )
+    # Compiling takes a minute or two of a core.
+    words = ["--quick", "--rounds", 1, "--without", "torch.compile", "--output", output]
+    result = run_script("benchmarks.ops", *words, output=tmp_path)
     assert result.code == 0, result.stderr
     table = output.read_text()
     for name in ("min_cosine_distance", "text_anomaly_score", "channel_energy"):
         assert name in table
-    assert "torch.compile" in table
+    assert "eager" in table
+    assert "torch.compile" not in table
 
 
 def test_the_tool_without_a_gpu(tmp_path):
