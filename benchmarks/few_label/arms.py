@@ -21,6 +21,8 @@ class Arm:
         rounds: of AGBP, each from the same weights.
         boxes: that AGDP learns, of
             :data:`~benchmarks.few_label.control_boxes.BOX_SOURCES`.
+        teacher: fine-tune by teacher rounds, on the images of pretraining; with the maps that AGDP
+            saw, if there are any.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Arm:
     energy_maps: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
     boxes: str = "maps"
+    teacher: bool = False
 
 
 # The reference of paired differences.

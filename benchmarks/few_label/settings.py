@@ -13,7 +13,7 @@ from benchmarks.few_label.control_boxes import BOX_SOURCES
 from detectron2_agssp.io.files import datasets_root
 
 STAGES = ("maps", "agbp", "agdp", "finetune")
-VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", *STAGES}
+VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "teacher", *STAGES}
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~benchmarks.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes"
+            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "teacher"
             (see :class:`~benchmarks.few_label.arms.Arm`), and by stage the keys that differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
         learning_rates: the candidates; each arm takes, for each fraction, the one with the best
-            validation AP of the first draw and seed.
+            validation AP of the first draw and seed. One is not tried.
         random_options: overrides of "finetune" that make its start random.
         extra_iterations: of fine-tuning, for the longer control: what AGSSP's pretraining costs.
         validations: evaluations on the validation images while fine-tuning.
@@ -108,6 +108,7 @@ class Benchmark:
             energy_maps=content.get("energy_maps", {}),
             rounds=content.get("rounds", 1),
             boxes=content.get("boxes", arm.boxes),
+            teacher=content.get("teacher", arm.teacher),
         )
 
     def titles(self) -> dict[str, str]:

@@ -118,7 +118,7 @@ class CellTask(_RecordedTask):
 
     def ready(self, space: Workspace, results: Path) -> bool:
         # The weights are missing where only the results of an earlier machine were kept.
-        return self.candidates[0].ready(space, results) and all(
+        return space.is_trained(space.pretraining_of(self.arm)) and all(
             candidate.done(space, results) for candidate in self.candidates
         )
 
@@ -127,7 +127,8 @@ class CellTask(_RecordedTask):
         for candidate in self.candidates:
             outcome = json.loads(candidate.path(results).read_text())
             tried[candidate.learning_rate] = outcome["validation"]["AP"]
-        rate = max(tried, key=tried.__getitem__)
+        (only, *_) = space.benchmark.learning_rates
+        rate = max(tried, key=tried.__getitem__, default=only)
         cfg = space.fine_tuning_config(self.arm, self.fraction, self.draw, self.seed, rate)
         outcome = space.fine_tune(cfg)
         tested = space.test(cfg) if not outcome["diverged"] else {"AP": 0.0, "AP50": 0.0}
@@ -161,10 +162,11 @@ def tasks_of(space: Workspace, *, validate_only: bool = False) -> Iterator[Task]
     yield from (PretrainingTask(run) for run in runs.values())
     # The reference first: everything is compared with it.
     arms = sorted(benchmark.arms, key=lambda arm: arm != REFERENCE)
+    # There is nothing to choose from where there is one.
+    rates = benchmark.learning_rates if validate_only or len(benchmark.learning_rates) > 1 else ()
     for fraction in benchmark.fractions:
         candidates = {
-            arm: tuple(CandidateTask(arm, fraction, rate) for rate in benchmark.learning_rates)
-            for arm in arms
+            arm: tuple(CandidateTask(arm, fraction, rate) for rate in rates) for arm in arms
         }
         for arm in arms:
             yield from candidates[arm]

@@ -8,12 +8,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from benchmarks.few_label.arms import Maps, Pretraining, pretraining_of
+from benchmarks.few_label.arms import Arm, Maps, Pretraining, pretraining_of
 from benchmarks.few_label.control_boxes import dose_of_labels, label_boxes, shuffled_boxes
 from benchmarks.few_label.data import BenchmarkData, labeled_split
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
 from detectron2_agssp.checkpoint import load_trained
+from detectron2_agssp.data import register_unlabeled
 from detectron2_agssp.engine.runs import is_finished, read_metrics, run_config, train
 from detectron2_agssp.engine.stages import (
     energy_maps_config,
@@ -158,8 +159,33 @@ class Workspace:
         start = self.pretraining_of(arm)
         if start:
             overrides["MODEL.WEIGHTS"] = str(self.weights_of(start))
+        if chosen.teacher:
+            overrides.update(self._teacher_options(chosen, start))
         overrides.update(chosen.options.get("finetune", {}))
         return self._config("finetune", self.output / "runs" / key, overrides)
+
+    def _teacher_options(self, arm: Arm, start: Pretraining | None) -> dict[str, Any]:
+        """Of fine-tuning by a teacher, on the images that pretraining may see."""
+        images = str(self.data.unlabeled)
+        if start:
+            images = self.data.name_of(start.maps.name)
+            register_unlabeled(images, self.data.unlabeled, self.map_root(start.maps))
+        boxes = {
+            key: value
+            for key, value in arm.options.get("agdp", {}).items()
+            if key.startswith("AGSSP.BOXES.")
+        }
+        return {
+            "MODEL.META_ARCHITECTURE": "TeacherStudent",
+            "AGSSP.MAPPER": "TeacherMapper",
+            "AGSSP.TEACHER.META_ARCHITECTURE": self._config(
+                "finetune", "", {}
+            ).MODEL.META_ARCHITECTURE,
+            "AGSSP.TEACHER.UNLABELED": (images,),
+            # Taken out already.
+            "AGSSP.TEACHER.NEAR_DUPLICATES": 0.0,
+            **boxes,
+        }
 
     def fine_tune(self, cfg: CfgNode) -> dict[str, Any]:
         """Trains and validates.

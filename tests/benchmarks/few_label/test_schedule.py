@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from benchmarks.few_label import training
 from benchmarks.few_label.results import read_candidates, report_text
@@ -272,6 +273,7 @@ class FakeSpace:
 
     class benchmark:
         name = "fake"
+        learning_rates = (0.1, 0.2, 0.3)
 
     class data:
         @staticmethod
@@ -303,3 +305,33 @@ def test_a_diverged_run_counts_as_nothing_found(write_benchmark, tmp_path, monke
     (cell,) = run(benchmark, tmp_path).values()
     assert cell["diverged"]
     assert cell["test"]["AP"] == cell["validation"]["AP"] == 0
+
+
+def test_one_rate_is_not_tried(write_benchmark, tmp_path):
+    benchmark = write_benchmark(arms=["imagenet"], learning_rates=[0.002])
+    cells = run(benchmark, tmp_path)
+    assert read_candidates(tmp_path / "results") == []
+    assert {cell["learning_rate"] for cell in cells.values()} == {0.002}
+
+
+def test_a_teacher_goes_on_from_pretraining_with_its_maps(write_benchmark, tmp_path):
+    variants = {
+        "taught": {
+            "arm": "agdp",
+            "teacher": True,
+            "agdp": {"AGSSP.BOXES.MARGIN": 0.4},
+            "finetune": {"AGSSP.TEACHER.BURN_IN": 0.0},
+        }
+    }
+    benchmark = write_benchmark(
+        arms=["taught"], variants=variants, learning_rates=[0.001], draws=[0]
+    )
+    (cell,) = run(benchmark, tmp_path).values()
+    assert any("loss_cls_unlabeled" in record for record in cell["losses"])
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    cfg = yaml.safe_load((folder / "config.yaml").read_text())
+    assert cfg["MODEL"]["META_ARCHITECTURE"] == "TeacherStudent"
+    assert cfg["AGSSP"]["TEACHER"]["UNLABELED"] == [f"few_label_{benchmark.name}_maps"]
+    # The rule that AGDP's boxes were cut by.
+    assert cfg["AGSSP"]["BOXES"]["MARGIN"] == 0.4
+    assert "with anomaly maps" in (folder / "log.txt").read_text()
