@@ -318,6 +318,40 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     pafpn.DEPTH = 1  # refining steps of each block
     pafpn.NORM = "BN"  # "SyncBN" across processes, "FrozenBN"
 
+    # ---- Teacher rounds (MODEL.META_ARCHITECTURE "TeacherStudent") -----------------------------
+    teacher = cfg.AGSSP.TEACHER = CfgNode()
+    # The detector that is taught.
+    teacher.META_ARCHITECTURE = "GeneralizedRCNN"
+    # Registered data sets, whose labels are not read, or folders of images. Maps of agssp_<name>
+    # are a second witness. With AGSSP.MAPPER "TeacherMapper".
+    teacher.UNLABELED = ()
+    # Unlabelled images beside each labelled one.
+    teacher.RATIO = 1
+    # Those as similar as this to an image of DATASETS.TEST are left out, in (0, 1]; 0: none is.
+    teacher.NEAR_DUPLICATES = 0.9
+    # Share of SOLVER.MAX_ITER on labels alone, in [0, 1).
+    teacher.BURN_IN = 0.2
+    # Of the teacher, a moving average of the student, per iteration, at most; in (0, 1).
+    teacher.DECAY = 0.999
+    # Of the losses of unlabelled images.
+    teacher.WEIGHT = 1.0
+    # Detections from this score on are taken for true, in (0, 1]; 0: by class, so that there are
+    # BOX_SHARE of the boxes that labels let expect, within SCORE_BOUNDS.
+    teacher.SCORE_THRESHOLD = 0.0
+    teacher.BOX_SHARE = 0.8
+    teacher.SCORE_BOUNDS = (0.3, 0.9)
+    # Detections from this share of the threshold on are erased from what the student sees, neither
+    # defect nor background, in [0, 1]; 1: none is.
+    teacher.UNCERTAIN = 0.5
+    # How much a map takes from the weight of a box that is calmer than its surroundings, in [0, 1].
+    teacher.GUIDANCE = 0.5
+    # Erase components of the map, cut by AGSSP.BOXES, on which no detection lies.
+    teacher.IGNORE_COMPONENTS = True
+    # The student's view: (min, max) by which it is scaled beside INPUT, and rectangles of up to
+    # this share of its area that are cut out.
+    teacher.SCALE = (0.75, 1.25)
+    teacher.CUT_OUT = 0.05
+
     # ---- Data sets -----------------------------------------------------------------------------
     data = cfg.AGSSP.DATA = CfgNode()
     # Data sets that this config brings along, [name, COCO json, image folder] each: registered

@@ -10,6 +10,7 @@ from torch import nn
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.data import MAPPER_REGISTRY
 from detectron2_agssp.engine import AGSSPTrainer
+from detectron2_agssp.modeling.teacher import detector_config
 from detectron2_agssp.scoring import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
 from tests import small_clip
 from tests.tiny_models import CONFIGS, make_cfg
@@ -19,7 +20,7 @@ def shipped(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob(pattern))
 
 
-STAGES = ("agbp", "agdp", "finetune")
+STAGES = ("agbp", "agdp", "finetune", "teacher")
 TRAINING = [path for stage in STAGES for path in shipped(f"{stage}/*.yaml")]
 # AGDP without AGBP's weights, on the maps of its backbone.
 FROM_IMAGENET = ["agdp/faster_rcnn_lite0_fpn_energy.yaml"]
@@ -52,6 +53,7 @@ def test_its_model_is_built(path, monkeypatch):
 
 
 def backbone_parameters(model):
+    model = getattr(model, "student", model)
     return getattr(model.backbone, "bottom_up", model.backbone).parameters()
 
 
@@ -94,7 +96,7 @@ def test_solver_and_input(path):
 def test_stage(path):
     cfg = make_cfg(path)
     stage = path.split("/")[0]
-    mappers = {"agbp": "AnomalyMapMapper", "agdp": "PseudoBoxMapper"}
+    mappers = {"agbp": "AnomalyMapMapper", "agdp": "PseudoBoxMapper", "teacher": "TeacherMapper"}
     mapper = mappers.get(stage, "DetectionMapper")
     if cfg.AGSSP.PRETEXT.NAME == "MoCoV3":
         mapper = "TwoViewMapper"
@@ -112,13 +114,14 @@ def test_stage(path):
     assert cfg.DATASETS.TRAIN
     assert all(name.endswith(suffix) and dataset in name for name in cfg.DATASETS.TRAIN)
     assert (cfg.MODEL.META_ARCHITECTURE == "AnomalyDistiller") == (stage == "agbp")
+    assert (cfg.MODEL.META_ARCHITECTURE == "TeacherStudent") == (stage == "teacher")
     if stage == "agbp":
         assert len(cfg.AGSSP.DISTILL.IN_FEATURES) == len(cfg.AGSSP.DISTILL.LOSS_WEIGHTS)
     else:
         heads = {"RetinaNet": cfg.MODEL.RETINANET, "FCOS": cfg.AGSSP.FCOS}
         heads |= {"YOLO": cfg.AGSSP.YOLO, "DINO": cfg.AGSSP.DINO}
-        head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
-        assert {"agdp": 1, "finetune": num_classes}[stage] == head.NUM_CLASSES
+        head = heads.get(detector_config(cfg).MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
+        assert (1 if stage == "agdp" else num_classes) == head.NUM_CLASSES
     if stage == "agdp":
         assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         starts = [

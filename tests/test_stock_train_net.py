@@ -48,6 +48,7 @@ YAML_OF_STAGE = {
     "agdp": {"DATASETS.TRAIN": ("agssp_tiny_boxes",)},
     # The rate is so small that what was loaded is still recognised after training.
     "finetune": {"DATASETS.TRAIN": ("neu_det_train",), "SOLVER.BASE_LR": 1e-9},
+    "teacher": {"DATASETS.TRAIN": ("neu_det_train",)},
 }
 
 DINO_CONFIGS = {stage: f"{stage}/dino_R50.yaml" for stage in STAGES[1:]}
@@ -61,6 +62,13 @@ DINO_SETTINGS = {
     "AGSSP.SOLVER.EPOCHS": 0.0,
     "SOLVER.STEPS": (2,),
     "TEST.EVAL_PERIOD": 0,
+}
+TEACHER_CONFIGS = {"teacher": "teacher/faster_rcnn_lite0_fpn.yaml"}
+TEACHER_SETTINGS = {
+    "AGSSP.TEACHER.UNLABELED": ("agssp_tiny",),
+    "AGSSP.TEACHER.BURN_IN": 0.3,
+    # Tested on what it is trained on.
+    "AGSSP.TEACHER.NEAR_DUPLICATES": 0.0,
 }
 YOLO_CONFIGS = {stage: f"{stage}/yolo_cspdarknet_n.yaml" for stage in STAGES[1:]}
 YOLO_SETTINGS = {"SOLVER.BASE_LR_END": 0.0, "AGSSP.INPUT.MOSAIC": 1.0}
@@ -194,6 +202,11 @@ def folder(tmp_path_factory) -> Path:
     commands[0] += own_commands(folder, datasets)
     commands.append(stage_commands(DINO_CONFIGS, DINO_SETTINGS, folder / "dino"))
     commands.append(stage_commands(YOLO_CONFIGS, YOLO_SETTINGS, folder / "yolo"))
+    taught = stage_commands(TEACHER_CONFIGS, TEACHER_SETTINGS, folder)
+    # Killed after two iterations and gone on with, too.
+    again = [*taught[0], "OUTPUT_DIR", str(folder / "resumed"), "SOLVER.MAX_ITER"]
+    resumed = [[*again, "2"], [again[0], "--resume", *again[1:], "3"]]
+    commands.append([*taught, *resumed])
     done = run_stock(commands, folder, datasets)
     # Without the colours.
     (folder / "console.txt").write_text(re.sub(r"\x1b\[[\d;]*m", "", done.stdout))
@@ -336,3 +349,19 @@ def test_yolo(folder):
             assert (len(tensor), len(tuned[name])) == (1, 6)
         elif not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             torch.testing.assert_close(tuned[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_teacher_rounds(folder):
+    metrics = final_metrics(folder / "teacher")
+    assert {"loss_box_reg", "loss_box_reg_unlabeled", "bbox/AP"} <= metrics.keys()
+    assert all(math.isfinite(value) for name, value in metrics.items() if "loss" in name)
+    assert metrics["teacher/boxes_per_labeled_image"] == 1
+    log = (folder / "teacher" / "log.txt").read_text()
+    assert "4 unlabelled images, 4 of them with anomaly maps" in log
+    state = torch.load(folder / "teacher" / "model_final.pth", weights_only=True)["model"]
+    assert int(state["teacher_student/iterations"]) == 3
+    assert int(state["teacher_student/thresholds/unlabeled_images"]) == 4
+    # Other iterations have another schedule of the rate; all that is counted went on.
+    resumed = torch.load(folder / "resumed" / "model_final.pth", weights_only=True)["model"]
+    assert int(resumed["teacher_student/iterations"]) == 3
+    assert "random remain" not in log

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from detectron2_agssp.modeling.teacher import TRAINING_STATE
 from detectron2_agssp.utils.naming import some_of
 
 # Share of the backbone's tensors that weights must cover.
@@ -78,6 +79,8 @@ def coverage_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Pa
     # Not from what load_state_dict calls missing: FrozenBatchNorm2d makes statistics up.
     for name, tensor in model.state_dict().items():
         if name.endswith(BOOKKEEPING) or name in SETTINGS_IN_STATE:
+            continue
+        if name.startswith(TRAINING_STATE):
             continue
         if no_statistics and name.endswith(RUNNING_STATISTICS):
             continue

@@ -1,4 +1,5 @@
-"""A pretrained backbone as a file that every detector with that backbone can start from."""
+"""Files to go on with: a pretrained backbone, which every detector with it can start from, and a
+taught detector."""
 
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from detectron2_agssp.checkpoint.coverage import bottom_up_of
 from detectron2_agssp.checkpoint.loading import load_weights
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY, record_of
 from detectron2_agssp.io.files import atomic_write
+from detectron2_agssp.modeling.teacher import detector_weights
 
 
 def backbone_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -65,6 +67,28 @@ def export_backbone(model: nn.Module, path: str | Path) -> Path:
     with atomic_write(path, "wb") as file:
         torch.save(content, file)
     return path
+
+
+def export_teacher(model: nn.Module, path: str | Path, cfg=None) -> Path:
+    """Writes the detector that teacher rounds have made, without the student and their state: a
+    checkpoint like that of plain fine-tuning, which Detectron2 loads without this package.
+
+    Args:
+        model: a :class:`~detectron2_agssp.modeling.TeacherStudent`.
+        path: ends in ``.pth``.
+        cfg: its config, for the record.
+
+    Returns:
+        ``path``.
+    """
+    weights = detector_weights(model.state_dict())
+    content = {
+        "model": {name: tensor.detach().cpu().clone() for name, tensor in weights.items()},
+        KEY: record_of(model, cfg),
+    }
+    with atomic_write(path, "wb") as file:
+        torch.save(content, file)
+    return Path(path)
 
 
 def export_checkpoint(cfg, checkpoint: str | Path, path: str | Path) -> Path:

@@ -28,7 +28,8 @@ from detectron2_agssp.checkpoint.record import (
     num_classes_of,
     record_of,
 )
-from detectron2_agssp.modeling import AnomalyDistiller
+from detectron2_agssp.modeling import AnomalyDistiller, TeacherStudent
+from detectron2_agssp.modeling.teacher import detector_weights
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def load_checked(checkpointer: DetectionCheckpointer, checkpoint: dict, load):
     """``load(checkpoint)``, Detectron2's own, after the check and with one line that says what was
     loaded."""
     model, ours = checkpointer.model, is_ours(checkpoint)
+    if not isinstance(model, TeacherStudent):
+        checkpoint["model"] = detector_weights(checkpoint["model"])
     url = checkpointer._parsed_url_during_load
     source = f"The {'AGSSP ' if ours else ''}weights{f' {url.geturl()}' if url else ''}"
     record = checkpoint.get(KEY) if isinstance(checkpoint.get(KEY), dict) else {}

@@ -15,6 +15,7 @@ from detectron2_agssp.checkpoint.judging import load_checked
 from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.io.files import atomic_write
 from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
+from detectron2_agssp.modeling.teacher import detector_config
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def load_trained(cfg, weights: str | Path) -> nn.Module:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.AGSSP.PRETEXT.NAME = ""
-    model = build_model(cfg).eval()
+    model = build_model(detector_config(cfg)).eval()
     if cfg.MODEL.DEVICE == "cpu":
         # Convolutions of the lite models take two thirds of the time.
         model = model.to(memory_format=torch.channels_last)

@@ -194,7 +194,9 @@ def _neck_settings(backbone: nn.Module) -> dict[str, Any]:
 
 
 def _head_settings(model: nn.Module) -> dict[str, Any]:
-    settings: dict[str, Any] = {"MODEL.META_ARCHITECTURE": type(model).__name__}
+    # Weights of teacher rounds are those of a detector.
+    detector = getattr(model, "teacher", model)
+    settings: dict[str, Any] = {"MODEL.META_ARCHITECTURE": type(detector).__name__}
     roi_heads = getattr(model, "roi_heads", None)
     if roi_heads is not None:
         settings["MODEL.ROI_HEADS.NAME"] = type(roi_heads).__name__

@@ -5,6 +5,7 @@ from detectron2_agssp.data.labels import FORMATS, read_labels, register_label_fi
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY, build_mapper
 from detectron2_agssp.data.mappers import AnomalyMapMapper, PseudoBoxMapper
 from detectron2_agssp.data.unlabeled import register_map_folders, register_unlabeled
+from detectron2_agssp.data.view_pairs import TeacherMapper
 from detectron2_agssp.data.views import TwoViewMapper
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "AnomalyMapMapper",
     "DetectionMapper",
     "PseudoBoxMapper",
+    "TeacherMapper",
     "TwoViewMapper",
     "build_mapper",
     "read_labels",

@@ -8,6 +8,8 @@ import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
+from detectron2_agssp.utils.moving_average import decay_of
+
 
 class WeightAverage:
     """Moving averages of a model's floating-point tensors, statistics of batch norms included.
@@ -39,7 +41,7 @@ class WeightAverage:
         own = self._tensors()
         if not self.average:
             self.average = {name: tensor.clone() for name, tensor in own.items()}
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = decay_of(self.updates, self.decay)
         for name, tensor in own.items():
             self.average[name].lerp_(tensor, 1 - decay)
         self.updates += 1

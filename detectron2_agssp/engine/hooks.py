@@ -7,7 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
 from detectron2.utils import comm
 
-from detectron2_agssp.checkpoint.export import export_backbone
+from detectron2_agssp.checkpoint.export import export_backbone, export_teacher
 from detectron2_agssp.evaluation.operating_point import F1, THRESHOLD, store_threshold
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,26 @@ class ExportBackbone(HookBase):
             return
         export_backbone(self.trainer.model, self.path)
         logger.info("Exported the backbone. Use it with MODEL.WEIGHTS %s", self.path)
+
+
+class ExportTeacher(HookBase):
+    """Writes ``detector_final.pth`` after the last iteration of teacher rounds: the detector alone.
+
+    It has to come before the hook that writes ``model_final.pth``, which says that all is done.
+
+    Args:
+        cfg: of the run.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
+            return
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        path = export_teacher(model, Path(self.cfg.OUTPUT_DIR) / "detector_final.pth", self.cfg)
+        logger.info("Exported the taught detector. Detectron2 loads it alone: %s", path)
 
 
 class StoreThreshold(HookBase):

@@ -25,6 +25,7 @@ from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.files import atomic_write, user_path
 from detectron2_agssp.io.weight_files import read_weight_file
 from detectron2_agssp.modeling import AnomalyDistiller
+from detectron2_agssp.modeling.teacher import detector_config
 from detectron2_agssp.utils.suggestions import did_you_mean
 
 DEFAULT_DETECTOR = "faster_rcnn_lite0_fpn"
@@ -258,7 +259,7 @@ def _settings_of(
     own = dict(_flat(base))
     beside = weights.with_name("config.yaml")
     if beside.is_file():
-        run = read_config(beside)
+        run = detector_config(read_config(beside))
         if run.MODEL.META_ARCHITECTURE == base.MODEL.META_ARCHITECTURE:
             settings |= {
                 key: value

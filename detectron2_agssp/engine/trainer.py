@@ -12,17 +12,18 @@ from torch import nn
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
-from detectron2_agssp.engine.hooks import ExportBackbone, StoreThreshold
+from detectron2_agssp.engine.hooks import ExportBackbone, ExportTeacher, StoreThreshold
 from detectron2_agssp.engine.mixed_precision import train_in_bfloat16, without_cuda_amp
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.evaluation.operating_point import DetectionEvaluator
-from detectron2_agssp.modeling import AnomalyDistiller
+from detectron2_agssp.modeling import AnomalyDistiller, TeacherStudent
 
 
 class AGSSPTrainer(DefaultTrainer):
     """Adds an evaluator for maps, the best F1 and its threshold (kept as ``threshold.json``), the
     best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``),
-    mixed precision on CPUs (``SOLVER.AMP.ENABLED``), and AGBP's backbone export at the end."""
+    mixed precision on CPUs (``SOLVER.AMP.ENABLED``), and at the end AGBP's backbone, or the
+    detector of teacher rounds, as files."""
 
     def __init__(self, cfg):
         super().__init__(without_cuda_amp(cfg))
@@ -99,6 +100,8 @@ class AGSSPTrainer(DefaultTrainer):
             built.insert(len(built) - comm.is_main_process(), exchange)
         if isinstance(model, AnomalyDistiller):
             last.append(ExportBackbone(self.cfg.OUTPUT_DIR))
+        if isinstance(model, TeacherStudent):
+            last.append(ExportTeacher(self.cfg))
         places = [i for i, h in enumerate(built) if isinstance(h, hooks.PeriodicCheckpointer)]
         built[places[0] if places else 0 : 0] = last
         return built

@@ -17,6 +17,7 @@ from detectron2_agssp.io.config_reading import read_config, use_available_device
 from detectron2_agssp.io.files import read_text, user_path
 from detectron2_agssp.io.weight_files import read_weight_file
 from detectron2_agssp.modeling import AnomalyDistiller
+from detectron2_agssp.modeling.teacher import detector_config
 
 # What validation found best comes first.
 _WEIGHTS = ("model_best.pth", "model_final.pth")
@@ -88,6 +89,7 @@ def open_run(run: str | Path, options: Sequence[str] = ()) -> Run:
     # All comes from the weight file.
     cfg.MODEL.WEIGHTS = cfg.AGSSP.TIMM.WEIGHTS = ""
     use_available_device(cfg)
+    cfg = detector_config(cfg)
     cfg.freeze()
     content = read_weight_file(weights)
     record = content.get(KEY) if isinstance(content, Mapping) else None

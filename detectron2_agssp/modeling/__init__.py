@@ -29,6 +29,7 @@ from detectron2_agssp.modeling.detectors.yolo import YOLO
 from detectron2_agssp.modeling.distiller import AnomalyDistiller
 from detectron2_agssp.modeling.losses import distillation_loss, resize_target
 from detectron2_agssp.modeling.pretext import PRETEXT_REGISTRY
+from detectron2_agssp.modeling.teacher import TeacherStudent
 
 __all__ = [
     "DINO",
@@ -39,6 +40,7 @@ __all__ = [
     "AnomalyDistiller",
     "CSPDarknet",
     "SwinBackbone",
+    "TeacherStudent",
     "TimmBackbone",
     "ViTBackbone",
     "build_cspdarknet_backbone",
