@@ -357,6 +357,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # Data sets that this config brings along, [name, COCO json, image folder] each: registered
     # with Detectron2 where the config is read. `agssp init` writes it.
     data.COCO = ()
+    # Of DATASETS.TRAIN, the share of images in [0, 1) that tools/train_net.py and `agssp train`
+    # keep as the validation set of AGSSP.SOLVER.BEST_METRIC where DATASETS.TEST has none; 0: no.
+    data.VALIDATION = 0.2
     dataloader = cfg.AGSSP.DATALOADER = CfgNode()
     # With DATALOADER.SAMPLER_TRAIN "WeightedTrainingSampler": p in [0, 1]; a source of n images has
     # n^(1-p) parts of an epoch, so that 0 shows all images alike and 1 all sources.
@@ -398,6 +401,10 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     solver.EMA_DECAY = 0.0
     # Save model_best.pth by this metric, e.g. "bbox/AP"; "" does not. Needs TEST.EVAL_PERIOD.
     solver.BEST_METRIC = ""
+    # Stop after so many evaluations in a row without a better BEST_METRIC; 0: never.
+    solver.PATIENCE = 0
+    # Experiment trackers beside TensorBoard: "mlflow", "wandb", if they are installed.
+    solver.TRACKERS = ()
     return cfg
 
 

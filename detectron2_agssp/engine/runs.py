@@ -18,6 +18,7 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
+from detectron2_agssp.engine.metrics_file import read_metrics
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.files import atomic_write, named_when_full, write_json
@@ -122,19 +123,6 @@ class ProgressBar(HookBase):
 
     def after_train(self) -> None:
         self._bar.close()
-
-
-def read_metrics(output_dir: str | Path) -> list[dict]:
-    """The records of Detectron2's ``metrics.json``, in the order they were written; none where
-    there is no such file. A line that a killed process left unfinished, or no run wrote, is passed
-    over."""
-    path, records = Path(output_dir) / "metrics.json", []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-                records.append(record)
-    return records
 
 
 def final_metrics(output_dir: str | Path, iterations: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Detectron2's DefaultTrainer with what AGSSP's recipes need and the stock one lacks."""
 
 import os
+from pathlib import Path
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -12,8 +13,11 @@ from torch import nn
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.data.unlabeled import EVALUATOR_TYPE
 from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, WeightAverage
+from detectron2_agssp.engine.early_stopping import StopWithoutGain, TrainingStopped
 from detectron2_agssp.engine.hooks import ExportBackbone, ExportTeacher, StoreThreshold
 from detectron2_agssp.engine.mixed_precision import train_in_bfloat16, without_cuda_amp
+from detectron2_agssp.engine.trackers import build_trackers
+from detectron2_agssp.engine.training_page import TrainingPage
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
 from detectron2_agssp.evaluation.operating_point import DetectionEvaluator
 from detectron2_agssp.modeling import AnomalyDistiller, TeacherStudent
@@ -21,9 +25,10 @@ from detectron2_agssp.modeling import AnomalyDistiller, TeacherStudent
 
 class AGSSPTrainer(DefaultTrainer):
     """Adds an evaluator for maps, the best F1 and its threshold (kept as ``threshold.json``), the
-    best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``),
-    mixed precision on CPUs (``SOLVER.AMP.ENABLED``), and at the end AGBP's backbone, or the
-    detector of teacher rounds, as files."""
+    best checkpoint (``AGSSP.SOLVER.BEST_METRIC``), early stopping (``AGSSP.SOLVER.PATIENCE``), a
+    page about a detector (``report.html``), averaged weights (``AGSSP.SOLVER.EMA_DECAY``), mixed
+    precision on CPUs (``SOLVER.AMP.ENABLED``), and at the end AGBP's backbone, or the detector of
+    teacher rounds, as files."""
 
     def __init__(self, cfg):
         super().__init__(without_cuda_amp(cfg))
@@ -38,6 +43,8 @@ class AGSSPTrainer(DefaultTrainer):
         """
         try:
             return super().train()
+        except TrainingStopped:
+            return getattr(self, "_last_eval_results", None)
         except FloatingPointError as error:
             solver = self.cfg.SOLVER
             raise FloatingPointError(
@@ -61,12 +68,16 @@ class AGSSPTrainer(DefaultTrainer):
         if kind == EVALUATOR_TYPE:
             return AnomalyMapEvaluator(cfg.AGSSP.DISTILL.TARGET_RESIZE)
         if kind == "coco":
-            folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-            return DetectionEvaluator(dataset_name, folder)
+            return DetectionEvaluator(
+                dataset_name, output_folder or results_folder(cfg, dataset_name)
+            )
         raise ValueError(
             f"Data set {dataset_name!r} has evaluator_type {kind!r}; this trainer evaluates 'coco' "
             f"and {EVALUATOR_TYPE!r}. Use Detectron2's own train_net.py for others."
         )
+
+    def build_writers(self) -> list:
+        return [*super().build_writers(), *build_trackers(self.cfg)]
 
     def build_hooks(self) -> list:
         # Detectron2's trainer makes a stock one just before, and its hooks take what is there.
@@ -75,6 +86,12 @@ class AGSSPTrainer(DefaultTrainer):
         )
         built = super().build_hooks()
         metric, best = self.cfg.AGSSP.SOLVER.BEST_METRIC, None
+        patience = self.cfg.AGSSP.SOLVER.PATIENCE
+        if patience and not metric:
+            raise ValueError(
+                f"AGSSP.SOLVER.PATIENCE {patience} needs AGSSP.SOLVER.BEST_METRIC, the metric that "
+                "is to gain, such as bbox/AP."
+            )
         if metric:
             if self.cfg.TEST.EVAL_PERIOD <= 0:
                 raise ValueError(f"AGSSP.SOLVER.BEST_METRIC {metric!r} needs TEST.EVAL_PERIOD > 0.")
@@ -104,4 +121,22 @@ class AGSSPTrainer(DefaultTrainer):
             last.append(ExportTeacher(self.cfg))
         places = [i for i, h in enumerate(built) if isinstance(h, hooks.PeriodicCheckpointer)]
         built[places[0] if places else 0 : 0] = last
-        return built
+        return [*built, *self._last_hooks(best)]
+
+    def _last_hooks(self, best: hooks.BestCheckpointer | None) -> list:
+        """What comes after the writers."""
+        last: list = []
+        names, solver = self.cfg.DATASETS.TEST, self.cfg.AGSSP.SOLVER
+        kind = MetadataCatalog.get(names[0]).get("evaluator_type", None) if names else None
+        if kind == "coco" and comm.is_main_process():
+            folder = results_folder(self.cfg, names[0])
+            last.append(TrainingPage(self.cfg, Path(folder, DetectionEvaluator.RESULTS), best))
+        if solver.PATIENCE:
+            last.append(StopWithoutGain(solver.BEST_METRIC, solver.PATIENCE))
+        return last
+
+
+def results_folder(cfg, dataset_name: str) -> str:
+    """Of an evaluation; one per data set, if there are several."""
+    several = (dataset_name,) if len(cfg.DATASETS.TEST) > 1 else ()
+    return os.path.join(cfg.OUTPUT_DIR, "inference", *several)

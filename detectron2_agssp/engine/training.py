@@ -11,6 +11,7 @@ from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.data.registered import require_registered
 from detectron2_agssp.engine.trainer import AGSSPTrainer
+from detectron2_agssp.engine.validation import with_validation
 from detectron2_agssp.io.config_reading import use_available_device
 from detectron2_agssp.io.files import named_when_full, only_run
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
@@ -36,6 +37,8 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     """
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         require_registered(cfg.DATASETS[key], key=f"DATASETS.{key}")
+    if not args.eval_only:
+        cfg = with_validation(cfg)
     with contextlib.ExitStack() as guards:
         is_local = "://" not in cfg.OUTPUT_DIR
         if is_local and comm.is_main_process() and not args.eval_only:

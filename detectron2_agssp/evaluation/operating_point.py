@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
 from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
-from detectron2_agssp.io.coco import read_coco
+from detectron2_agssp.io.coco import read_coco, to_xyxy
 from detectron2_agssp.io.files import file_digest, read_json, write_json
 
 MIN_IOU = 0.5
@@ -51,7 +51,7 @@ def best_operating_point(
     for cell, boxes in found.items():
         ordered = sorted(boxes, key=lambda entry: -entry["score"])
         is_crowd = np.array([entry.get("iscrowd", 0) for entry in labels[cell]], bool)
-        iou = coco_iou(_xyxy(ordered), _xyxy(labels[cell]), is_crowd)
+        iou = coco_iou(to_xyxy(ordered), to_xyxy(labels[cell]), is_crowd)
         matched, ignored = match_boxes(iou, is_crowd, min_iou)
         scores.append(np.array([entry["score"] for entry in ordered])[~ignored])
         correct.append(matched[~ignored])
@@ -67,11 +67,6 @@ def best_operating_point(
     return OperatingPoint(float((falling[best] + following[best]) / 2), float(f1[best]))
 
 
-def _xyxy(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
 class DetectionEvaluator(COCOEvaluator):
     """Detectron2's evaluator, with the best F1 (percent) and its threshold beside the APs of boxes.
 
@@ -80,10 +75,12 @@ class DetectionEvaluator(COCOEvaluator):
         output_dir: folder of the results.
     """
 
+    RESULTS = "coco_instances_results.json"
+
     def __init__(self, dataset_name: str, output_dir: str | Path):
         super().__init__(dataset_name, output_dir=str(output_dir))
         self.dataset_name = dataset_name
-        self.results_path = Path(output_dir) / "coco_instances_results.json"
+        self.results_path = Path(output_dir) / self.RESULTS
 
     def evaluate(self, img_ids=None):
         """As Detectron2's; in the main process."""

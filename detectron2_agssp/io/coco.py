@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
@@ -238,6 +239,12 @@ def coco_annotation(
 def coco_categories(names: Sequence[str]) -> list[dict]:
     """COCO's records of classes; the id of each is its position, from 1."""
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+
+
+def to_xyxy(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(K, 4) float64 XYXY of annotations or results."""
+    boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def write_coco(path: str | Path, content: dict) -> None:
