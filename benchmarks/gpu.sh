@@ -23,14 +23,18 @@ run() { # STEP SECONDS COMMAND...
     local step=$1 seconds=$2 begin=$SECONDS
     shift 2
     [[ " $steps " == *" $step "* ]] || return 0
-    timeout --kill-after=5 "$seconds" "$@" >"$work/$step.$BASHPID.log" 2>&1
+    local log=$work/$step.$BASHPID.log
+    timeout --kill-after=5 "$seconds" "$@" >"$log" 2>&1
     local line="$step: exit status $?, $((SECONDS - begin)) s: $*"
-    { echo "$line" && cat "$work/$step.$BASHPID.log"; } >>"$out/$step.log"
+    { echo "$line" && cat "$log"; } >>"$out/$step.log"
     echo "$line"
 }
 
 sanitize() { # TOOL SECONDS: of our own kernels, whose names have the namespace; a process per file
     for file in tests/ops/test_*.py; do
+        # racecheck looks at shared memory, which the search has none of, and ends in an internal
+        # error within cuBLAS.
+        [[ $1 == racecheck && $file == *min_cosine* ]] && continue
         run "$1" "$2" compute-sanitizer --tool "$1" --kernel-name kernel_substring=agssp \
             --error-exitcode 9 "$python" -m pytest "$file" -k native-cuda -v -p no:cacheprovider &
     done
@@ -48,7 +52,8 @@ run tests 150 "$python" -m pytest tests/ops tests/modeling tests/scoring -m "not
 sanitize memcheck 150 &
 sanitize racecheck 150 &
 wait
-run ops 140 "$python" -m benchmarks.ops --device cuda --rounds 3 --output "$out/ops_gpu.md"
+run ops 90 "$python" -m benchmarks.ops --device cuda --rounds 2 --without torch.compile \
+    --output "$out/ops_gpu.md"
 run maps 40 "$python" -m benchmarks.maps "$images" --num-images 256 --threads 8 \
     --config-file agssp://maps/mahalanobis.yaml AGSSP.SCORER.DEVICE cuda
 run agbp 70 bash -c '"$0" -m detectron2_agssp maps "$1" "$2" AGSSP.SCORER.DEVICE cuda && shift 2 &&

@@ -18,9 +18,6 @@ logger = logging.getLogger(__name__)
 VARIABLE = "AGSSP_OPS"
 CHOICES = ("", "reference", "native")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
-# Kernels that compile but that no committed run has shown to be right: only AGSSP_OPS=native
-# chooses them.
-UNPROVEN = frozenset({"cuda"})
 OPERATORS = ("anomaly_boxes", "channel_energy", "min_cosine_distance", "text_anomaly_score")
 HOW_TO_BUILD = "`pip install --no-build-isolation -e .` where there is a C++ compiler"
 
@@ -59,7 +56,7 @@ def _wanted() -> str:
 
 # "" where the library is loaded, else why it is not.
 MISSING = _load()
-# What AGSSP_OPS asks for: "" (native where there is a proven one), "reference" or "native".
+# What AGSSP_OPS asks for: "" (native where there is one), "reference" or "native".
 WANTED = _wanted()
 
 
@@ -102,8 +99,7 @@ def compiled_devices() -> frozenset[str]:
 
 
 def use_native(devices: frozenset[str], device: torch.device) -> bool:
-    """Whether an operator with kernels for ``devices`` runs compiled on ``device``; where its
-    kernels are :data:`UNPROVEN`, only if AGSSP_OPS is "native".
+    """Whether an operator with kernels for ``devices`` runs compiled on ``device``.
 
     Raises:
         RuntimeError: AGSSP_OPS is "native" and there is no kernel.
@@ -117,7 +113,7 @@ def use_native(devices: frozenset[str], device: torch.device) -> bool:
                 f"{MISSING or 'the library has no such kernel'}."
             )
         return True
-    return device.type in devices - UNPROVEN
+    return device.type in devices
 
 
 def describe(devices: frozenset[str]) -> str:
@@ -127,7 +123,4 @@ def describe(devices: frozenset[str]) -> str:
     if not devices:
         return "pure PyTorch (the compiled library has no kernel of it)"
     asked = f"; {VARIABLE}={WANTED}" if WANTED else ""
-    unproven = " and ".join(sorted(devices & UNPROVEN))
-    if unproven and WANTED != "native":
-        asked += f"; on {unproven} pure PyTorch unless {VARIABLE}=native"
     return f"compiled for {' and '.join(sorted(devices))}{asked}"

@@ -34,9 +34,7 @@ def test_it_reports_each_operator(monkeypatch):
     assert {name: value for name, value in rows.items() if name.startswith("ops.")} == {
         "ops.anomaly_boxes": "pure PyTorch (the compiled library has no kernel of it)",
         "ops.channel_energy": "compiled for cpu",
-        "ops.min_cosine_distance": (
-            "compiled for cpu and cuda; on cuda pure PyTorch unless AGSSP_OPS=native"
-        ),
+        "ops.min_cosine_distance": "compiled for cpu and cuda",
         "ops.text_anomaly_score": "pure PyTorch (the compiled library has no kernel of it)",
     }
     monkeypatch.setattr(native, "MISSING", "not built")

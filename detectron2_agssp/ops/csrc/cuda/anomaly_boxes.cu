@@ -1,7 +1,5 @@
 // Boxes of anomaly maps on CUDA, all on the device: nothing waits for the host, and the result is
 // the same whatever the order of the threads.
-//
-// These kernels compile for 8.0 and 9.0; they have not run on a GPU yet.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>

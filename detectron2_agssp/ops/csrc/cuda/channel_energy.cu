@@ -1,7 +1,5 @@
 // Energy of feature maps on CUDA, forward and backward, one pass each.
 //
-// Compiled, but NOT YET RUN on a GPU: nothing is claimed of its speed.
-//
 // N images, C channels, P = H * W pixels. Features are (N, C, P) or, channels last, (N, P, C).
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>

@@ -1,8 +1,7 @@
 // Nearest neighbour by cosine on CUDA: tiles of the memory are normalised, multiplied with tiles of
 // the queries through cuBLAS, and folded into a running maximum while they are in the L2 cache.
 //
-// Compiled, but NOT YET RUN on a GPU: nothing is claimed of its speed, and the tile sizes are
-// reckoned from the size of L2, not measured.
+// The tile sizes are reckoned from the size of L2, not measured.
 //
 // Q queries, M rows of memory, D channels. Dividing by a query's norm does not change its winner, so
 // that is done once, at the end.

@@ -1,8 +1,6 @@
 // Softmaxed similarity to a pair of texts on CUDA: norm, dot product and sigmoid, one pass over the
 // features of all layers.
 //
-// Compiled, but NOT YET RUN on a GPU: nothing is claimed of its speed.
-//
 // N images, L patches, D channels. With unit vectors the softmax of two is the sigmoid of their
 // difference: one dot product with (anomaly - normal) does for both.
 #include <ATen/core/Tensor.h>
