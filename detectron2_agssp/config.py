@@ -322,8 +322,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     teacher = cfg.AGSSP.TEACHER = CfgNode()
     # The detector that is taught.
     teacher.META_ARCHITECTURE = "GeneralizedRCNN"
-    # Registered data sets, whose labels are not read, or folders of images. Maps of agssp_<name>
-    # are a second witness. With AGSSP.MAPPER "TeacherMapper".
+    # Registered data sets, whose labels are not read, or folders of images. With AGSSP.MAPPER
+    # "TeacherMapper".
     teacher.UNLABELED = ()
     # Unlabelled images beside each labelled one.
     teacher.RATIO = 1
@@ -344,9 +344,10 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # defect nor background, in [0, 1]; 1: none is.
     teacher.UNCERTAIN = 0.5
     # How much a map takes from the weight of a box that is calmer than its surroundings, in [0, 1].
-    teacher.GUIDANCE = 0.5
-    # Erase components of the map, cut by AGSSP.BOXES, on which no detection lies.
-    teacher.IGNORE_COMPONENTS = True
+    # Off, as it has brought nothing (docs/teacher.md).
+    teacher.GUIDANCE = 0.0
+    # Erase components of the map, cut by AGSSP.BOXES, on which no detection lies. Off, likewise.
+    teacher.IGNORE_COMPONENTS = False
     # The student's view: (min, max) by which it is scaled beside INPUT, and rectangles of up to
     # this share of its area that are cut out.
     teacher.SCALE = (0.75, 1.25)

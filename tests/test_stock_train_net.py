@@ -67,6 +67,8 @@ TEACHER_CONFIGS = {"teacher": "teacher/faster_rcnn_lite0_fpn.yaml"}
 TEACHER_SETTINGS = {
     "AGSSP.TEACHER.UNLABELED": ("agssp_tiny",),
     "AGSSP.TEACHER.BURN_IN": 0.3,
+    "AGSSP.TEACHER.GUIDANCE": 0.5,
+    "AGSSP.TEACHER.IGNORE_COMPONENTS": True,
     # Tested on what it is trained on.
     "AGSSP.TEACHER.NEAR_DUPLICATES": 0.0,
 }

@@ -3,7 +3,7 @@ together.
 
 The teacher, an exponential moving average of the student, detects in a weak view of an unlabelled
 image; the student learns what it found in a strong view (Mean Teacher, Tarvainen and Valpola,
-NeurIPS 2017; Unbiased Teacher, Liu et al., ICLR 2021). Anomaly maps are a second witness: they
+NeurIPS 2017; Unbiased Teacher, Liu et al., ICLR 2021). Anomaly maps may be a second witness: they
 weigh against boxes that are calmer than their surroundings, and what they show and no detection
 explains is not taught as background.
 """
@@ -87,8 +87,8 @@ class TeacherStudent(nn.Module):
         decay: float = 0.999,
         weight: float = 1.0,
         uncertain: float = 0.5,
-        guidance: float = 0.5,
-        ignore_components: bool = True,
+        guidance: float = 0.0,
+        ignore_components: bool = False,
     ):
         super().__init__()
         ranges = {"DECAY": decay, "UNCERTAIN": uncertain, "GUIDANCE": guidance}

@@ -320,7 +320,7 @@ def test_a_teacher_goes_on_from_pretraining_with_its_maps(write_benchmark, tmp_p
             "arm": "agdp",
             "teacher": True,
             "agdp": {"AGSSP.BOXES.MARGIN": 0.4},
-            "finetune": {"AGSSP.TEACHER.BURN_IN": 0.0},
+            "finetune": {"AGSSP.TEACHER.BURN_IN": 0.0, "AGSSP.TEACHER.GUIDANCE": 0.5},
         }
     }
     benchmark = write_benchmark(
