@@ -74,11 +74,12 @@ def find_near_duplicates(
 def _read(paths, description: str, progress: bool) -> Iterator[tuple[str, bytes, np.ndarray]]:
     for path in tqdm(paths, desc=description, unit="img", disable=not progress):
         image = read_image(path)
-        yield str(path), hashlib.sha256(Path(path).read_bytes()).digest(), _thumbnail(image)
+        yield str(path), hashlib.sha256(Path(path).read_bytes()).digest(), thumbnail(image)
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """(1024,) float32 without mean; all zeros for a flat image, which is then like no other."""
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Of an image (H, W, 3): (1024,) float32 without mean; all zeros for a flat image, which is
+    then like no other."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     small = small.astype(np.float32)

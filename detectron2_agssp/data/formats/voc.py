@@ -1,8 +1,10 @@
 """Pascal VOC: boxes, one xml file per image."""
 
 import math
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from detectron2_agssp.data.formats.orientation import upright_box
@@ -14,7 +16,7 @@ from detectron2_agssp.data.formats.records import (
     orientation_of,
     read_records,
 )
-from detectron2_agssp.io.files import read_xml
+from detectron2_agssp.io.files import atomic_write, read_xml, safe_join, user_path
 
 EXPECTED = "images (*.jpg) and Pascal VOC files of the same names (*.xml) in or below it"
 
@@ -66,6 +68,45 @@ def read_voc(
         return _boxes(root, pair, (width, height), classes, one_based, source)
 
     return Labels(read_records(pairs, boxes_of, source), list(classes))
+
+
+def write_voc(coco: Mapping[str, Any], folder: str | Path) -> None:
+    """Writes the boxes of a COCO dict as one xml file per image, which :func:`read_voc` reads with
+    ``one_based=True``: corners are rounded to pixels, counted from 1, the last one included.
+
+    Args:
+        coco: its images have sizes.
+        folder: to write; an image's file has its name with the suffix .xml.
+    """
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    boxes = defaultdict(list)
+    for entry in coco["annotations"]:
+        boxes[entry["image_id"]].append(entry)
+    for image in coco["images"]:
+        size = width, height = image["width"], image["height"]
+        root = ElementTree.Element("annotation")
+        _add(root, "filename", Path(image["file_name"]).name)
+        node = ElementTree.SubElement(root, "size")
+        for name, value in (("width", width), ("height", height), ("depth", 3)):
+            _add(node, name, value)
+        for entry in boxes[image["id"]]:
+            node = ElementTree.SubElement(root, "object")
+            _add(node, "name", names[entry["category_id"]])
+            _add(node, "difficult", int(entry.get("iscrowd", 0)))
+            box = ElementTree.SubElement(node, "bndbox")
+            x, y, w, h = entry["bbox"]
+            for axis, start, length, side in zip("xy", (x, y), (w, h), size, strict=True):
+                first = min(max(round(start), 0), side - 1)
+                _add(box, f"{axis}min", first + 1)
+                _add(box, f"{axis}max", min(max(round(start + length), first + 1), side))
+        ElementTree.indent(root)
+        path = safe_join(user_path(folder), image["file_name"]).with_suffix(".xml")
+        with atomic_write(path) as file:
+            file.write(ElementTree.tostring(root, encoding="unicode") + "\n")
+
+
+def _add(node: ElementTree.Element, name: str, value: object) -> None:
+    ElementTree.SubElement(node, name).text = str(value)
 
 
 def _boxes(

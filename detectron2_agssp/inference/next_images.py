@@ -1,0 +1,308 @@
+"""The images to label next, with guessed boxes to start from."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from tqdm import tqdm
+
+from detectron2_agssp.boxes.rule import BoxRule
+from detectron2_agssp.data.formats.voc import write_voc
+from detectron2_agssp.data.formats.yolo import write_yolo
+from detectron2_agssp.data.near_duplicates import THUMBNAIL, thumbnail
+from detectron2_agssp.inference.detector import Detections, Detector
+from detectron2_agssp.inference.inputs import ImageFiles, open_inputs
+from detectron2_agssp.inference.next_choice import choose, distances_to, ranks
+from detectron2_agssp.inference.next_choice import uncertainty as uncertainty_of
+from detectron2_agssp.inference.next_choice import unexplained as unexplained_of
+from detectron2_agssp.inference.next_looks import Look, look_of_detector, look_of_scorer
+from detectron2_agssp.inference.run import open_run
+from detectron2_agssp.inference.store import as_entry, coco_of
+from detectron2_agssp.io.coco import write_coco
+from detectron2_agssp.io.config_reading import read_config
+from detectron2_agssp.io.files import atomic_write, user_path
+from detectron2_agssp.io.images import ImageReader
+from detectron2_agssp.maps.image_stream import source_of
+from detectron2_agssp.maps.store import MapStore, load_map
+from detectron2_agssp.reports.next_report import NextImage, write_next_report
+
+logger = logging.getLogger(__name__)
+
+NO_RUN = "-"
+# Detections of a lower score say nothing.
+_LOWEST = 0.05
+# Of a run without a stored one.
+_THRESHOLD = 0.5
+_MAX_KNOWN = 2000
+_CLASS = "defect"
+
+
+@dataclass
+class _Pool:
+    """What is known of the images, in their order."""
+
+    names: list[str]
+    entries: list[dict]
+    vectors: list[np.ndarray]
+    thumbnails: list[np.ndarray]
+    uncertain: list[float]
+    odd: list[float]
+
+
+def next_images(
+    run: str | Path,
+    images: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    count: int,
+    maps: str | Path | None = None,
+    per_source: bool = False,
+    options: Sequence[str] = (),
+) -> list[str]:
+    """Chooses the images to label next, writes their paths, a page that shows them, and the guessed
+    boxes as COCO, YOLO and Pascal VOC.
+
+    An image promises much where the detector is uncertain of a box, where its anomaly map has mass
+    that no detection explains, and where it is unlike the labelled images: the mean of its ranks in
+    these. Of promising ones those are taken that differ from each other and from labelled ones.
+
+    Args:
+        run: as of :func:`~detectron2_agssp.predict`; "-": there is none yet, and maps and features
+            decide alone.
+        images: a folder (searched recursively), a .txt file or a list of paths.
+        output: .txt file with a path per line. ``NAME_guesses`` beside it gets ``report.html``,
+            ``annotations.json``, ``yolo/`` and ``voc/``.
+        count: how many.
+        maps: map folder of the same images.
+        per_source: so many of each source, an image's first folder.
+        options: KEY VALUE pairs that override the run's config; without a run, ``AGSSP.SCORER``.
+
+    Returns:
+        the names of the images, the most promising first.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`~detectron2_agssp.predict`; there is no map of any
+            image; every image is labelled.
+        FileExistsError: guesses of an earlier choice are there.
+    """
+    if count < 1:
+        raise ValueError(f"--count is how many images to choose, at least 1, got {count}.")
+    output = user_path(output)
+    folder = output.with_name(f"{output.stem}_guesses")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} holds guesses already, perhaps with corrections: choose another name than "
+            f"{output.name}, or move the folder away."
+        )
+    guesser = _guesser(run, options, maps)
+    inputs = open_inputs(images, guesser.reader)
+    if not isinstance(inputs, ImageFiles):
+        raise ValueError(f"{images} is a video: save its frames as images, to be labelled.")
+    guesser.check_maps(inputs)
+    known = _look_at_known(guesser)
+    pool = guesser.look_over(inputs)
+    chosen, promise, distances = _choose(pool, known, count, per_source)
+    shown = [
+        NextImage(
+            entry=pool.entries[index],
+            path=inputs.paths[pool.names[index]],
+            map_path=guesser.map_path(pool.names[index]),
+            promise=float(promise[index]),
+            uncertainty=pool.uncertain[index],
+            unexplained=pool.odd[index],
+            distance=float(distances[index]),
+        )
+        for index in chosen
+    ]
+    _write_guesses(folder, shown, inputs, guesser.classes)
+    values = {"run": str(run), "looked at": inputs.place, "images": len(pool.names)}
+    values |= {"labelled before": len(guesser.labelled), "chosen": len(chosen)}
+    write_next_report(
+        folder / "report.html", shown, guesser.classes, values=values, reader=guesser.reader
+    )
+    with atomic_write(output) as file:
+        # Last: it says that all is there.
+        file.writelines(f"{os.path.abspath(image.path)}\n" for image in shown)
+    return [pool.names[index] for index in chosen]
+
+
+@dataclass
+class _Guesser:
+    """What boxes are guessed by, and how images look; ``detector`` None: by maps alone."""
+
+    reader: ImageReader
+    look: Look
+    classes: Sequence[str]
+    labelled: list[str]
+    store: MapStore | None
+    rule: BoxRule | None
+    detector: Detector | None
+    threshold: float
+
+    def __post_init__(self):
+        self.recorded = {} if self.store is None else self.store.recorded()
+
+    def check_maps(self, inputs: ImageFiles) -> None:
+        if self.store is not None and not self.recorded.keys() & inputs.paths.keys():
+            raise ValueError(
+                f"{self.store.root} has no map of any of these images, such as "
+                f"{next(iter(inputs.paths))}: make it of the same folder."
+            )
+
+    def map_path(self, name: str) -> Path | None:
+        if self.store is None or name not in self.recorded:
+            return None
+        return self.store.root / self.recorded[name]["map"]
+
+    def look_over(self, inputs: ImageFiles) -> _Pool:
+        already = {os.path.realpath(path) for path in self.labelled}
+        pool = _Pool([], [], [], [], [], [])
+        for name, path in tqdm(inputs.paths.items(), desc="images", unit="img"):
+            if os.path.realpath(path) in already:
+                continue
+            try:
+                image = self.reader(path)
+            except (OSError, ValueError) as error:
+                logger.warning("Skipped %s: %s", name, error)
+                continue
+            self._add(pool, name, image)
+        if not pool.names:
+            raise ValueError(
+                f"None of the {len(inputs)} images of {inputs.place or 'the list'} is left to "
+                "label: all are labelled, or cannot be read."
+            )
+        return pool
+
+    def _add(self, pool: _Pool, name: str, image: np.ndarray) -> None:
+        size = image.shape[:2]
+        map_path = self.map_path(name)
+        anomaly_map = None if map_path is None else load_map(map_path)
+        if self.detector is not None:
+            found = self.detector([image])[0]
+            pool.uncertain.append(uncertainty_of(np.asarray(found["scores"]), self.threshold))
+            found = _counting(found, self.threshold)
+            boxes = np.asarray(found["boxes"])
+        else:
+            pool.uncertain.append(0.0)
+            found = self._of_map(anomaly_map, size, name)
+            # Without a detector all that is odd is unexplained.
+            boxes = np.zeros((0, 4))
+        pool.odd.append(0.0 if anomaly_map is None else unexplained_of(anomaly_map, boxes, *size))
+        pool.names.append(name)
+        pool.entries.append(as_entry(name, size, found, {}))
+        pool.vectors.append(self.look(image))
+        pool.thumbnails.append(thumbnail(image))
+
+    def _of_map(
+        self, anomaly_map: np.ndarray | None, size: tuple[int, int], name: str
+    ) -> Detections:
+        boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        if self.rule is not None and anomaly_map is not None:
+            boxes, scores = self.rule(anomaly_map, *size, source=self.recorded[name]["source"])
+        return {
+            "boxes": torch.from_numpy(np.array(boxes)),
+            "scores": torch.from_numpy(np.array(scores)),
+            "classes": torch.zeros(len(boxes), dtype=torch.int64),
+        }
+
+
+def _guesser(run: str | Path, options: Sequence[str], maps: str | Path | None) -> _Guesser:
+    store = None if maps is None else MapStore(maps)
+    if str(run) == NO_RUN:
+        cfg = read_config("", options)
+        rule = None if maps is None else BoxRule.from_config(cfg, maps)
+        reader, look = ImageReader(cfg), look_of_scorer(cfg)
+        return _Guesser(reader, look, (_CLASS,), [], store, rule, None, _THRESHOLD)
+    opened = open_run(run, options)
+    detector = Detector(opened, threshold=_LOWEST, batch_size=1)
+    threshold = min(max(opened.threshold or _THRESHOLD, _LOWEST), 1 - _LOWEST)
+    reader, look = ImageReader(opened.cfg), look_of_detector(opened.cfg, detector.model)
+    labelled = _labelled(opened.cfg)
+    return _Guesser(reader, look, opened.classes, labelled, store, None, detector, threshold)
+
+
+def _write_guesses(
+    folder: Path, images: Sequence[NextImage], inputs: ImageFiles, classes: Sequence[str]
+) -> None:
+    """COCO, YOLO and Pascal VOC; file names are relative to the folder of the images, of a list to
+    the root of the file system."""
+    coco = coco_of([image.entry for image in images], classes)
+    root = inputs.place
+    if not os.path.isdir(root):
+        root = os.path.sep
+        for own, image in zip(coco["images"], images, strict=True):
+            own["file_name"] = os.path.relpath(os.path.abspath(image.path), root)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_coco(folder / "annotations.json", coco)
+    write_yolo(coco, folder / "yolo", root)
+    write_voc(coco, folder / "voc")
+
+
+def _labelled(cfg: CfgNode) -> list[str]:
+    """The files of the run's labelled images; none where its data set is not here."""
+    name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    if name not in DatasetCatalog:
+        logger.warning(
+            "The labelled images of the run (%s) are not registered here: what is like them is not "
+            "told apart.",
+            name or "DATASETS.TRAIN",
+        )
+        return []
+    return [entry["file_name"] for entry in DatasetCatalog.get(name)]
+
+
+def _look_at_known(guesser: _Guesser) -> tuple[np.ndarray, np.ndarray]:
+    vectors, thumbnails, paths = [], [], guesser.labelled
+    step = max(1, -(-len(paths) // _MAX_KNOWN))
+    for path in tqdm(paths[::step], desc="labelled", unit="img", disable=not paths):
+        try:
+            image = guesser.reader(path)
+        except (OSError, ValueError) as error:
+            logger.warning("Skipped %s: %s", path, error)
+            continue
+        vectors.append(guesser.look(image))
+        thumbnails.append(thumbnail(image))
+    if not vectors:
+        return np.zeros(0, np.float32), np.zeros((0, THUMBNAIL**2), np.float32)
+    return np.stack(vectors), np.stack(thumbnails)
+
+
+def _counting(found: Detections, threshold: float) -> Detections:
+    kept = found["scores"] >= threshold
+    return {key: found[key][kept] for key in ("boxes", "scores", "classes")}
+
+
+def _choose(
+    pool: _Pool, known: tuple[np.ndarray, np.ndarray], count: int, per_source: bool
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Indices, and of all images promise and distance to the nearest labelled one."""
+    vectors, thumbnails = np.stack(pool.vectors), np.stack(pool.thumbnails)
+    known_vectors, known_thumbnails = known
+    known_vectors = known_vectors.reshape(-1, vectors.shape[1])
+    distances = distances_to(vectors, known_vectors)
+    signs = [pool.uncertain, pool.odd, np.where(np.isfinite(distances), distances, 0)]
+    # What is the same everywhere says nothing.
+    telling = [ranks(sign) for sign in signs if np.ptp(sign) > 0]
+    promise = np.mean(telling, axis=0) if telling else np.ones(len(vectors))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(pool.names):
+        groups[source_of(name, "") if per_source else ""].append(index)
+    chosen: list[int] = []
+    for _, members in sorted(groups.items()):
+        own = choose(
+            promise[members],
+            vectors[members],
+            thumbnails[members],
+            count,
+            known_vectors=np.concatenate([known_vectors, vectors[chosen]]),
+            known_thumbnails=np.concatenate([known_thumbnails, thumbnails[chosen]]),
+        )
+        chosen += [members[index] for index in own]
+    return chosen, promise, distances
