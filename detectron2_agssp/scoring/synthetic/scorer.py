@@ -30,7 +30,7 @@ STATISTICS_BATCHES = 8
 
 
 class SyntheticScorer(AnomalyScorer):
-    """Probability that a cell is of a drawn defect; an image scores its maximum.
+    """Log-odds that a cell is of a drawn defect; an image scores its maximum.
 
     Args:
         features: module whose ``levels`` maps images (N, 3, H, W) to feature levels
@@ -146,7 +146,8 @@ class SyntheticScorer(AnomalyScorer):
 
     @torch.no_grad()
     def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
-        """RGB images (N, 3, H, W), float32 in [0, 255] -> raw scores in [0, 1].
+        """RGB images (N, 3, H, W), float32 in [0, 255] -> raw scores on the finest level's
+        grid: logits, as probabilities would be 1 for all that is clear.
 
         Raises:
             RuntimeError: the scorer was not fitted.
@@ -154,7 +155,7 @@ class SyntheticScorer(AnomalyScorer):
         if self.num_images == 0:
             raise RuntimeError("The synthetic scorer is not fitted: call fit(images) first.")
         check_images(images)
-        maps = self.decoder(self.features.levels(images.to(self.device))).sigmoid()
+        maps = self.decoder(self.features.levels(images.to(self.device)))
         return AnomalyScores(maps, strongest_cells(maps))
 
 
