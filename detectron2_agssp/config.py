@@ -95,6 +95,14 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # real defects are there.
     synthetic.IGNORED = 0.1
 
+    ensemble = scorer.ENSEMBLE = CfgNode()
+    # Two scorers or more: of each its name and, as on a command line, what it has of its own of
+    # IMAGE_SIZE, STRIDES, IN_FEATURES, POOL_SIZE, CENTER and its node's keys ("mutual STRIDES
+    # (16,32)"); the rest is as above.
+    ensemble.MEMBERS = ("mahalanobis", "synthetic IMAGE_SIZE 256 STRIDES (4,8,16,32)")
+    # "ranks": of each cell among all, as Fisher combines tests; or "product", of the scores.
+    ensemble.COMBINE = "ranks"
+
     kead = scorer.KEAD = CfgNode()
     # A ViT of open_clip, and its weights: a path, or a tag of open_clip's ("" random).
     kead.MODEL = "ViT-B-16-plus-240"

@@ -190,6 +190,16 @@ def test_scorers_without_text_look_at_the_same(name):
     assert set(spelled_out["AGSSP"]["SCORER"][name.upper()]) == set(cfg.AGSSP.SCORER[name.upper()])
 
 
+def test_ensemble_has_the_defaults_as_mahalanobis_has():
+    cfg, expected = make_cfg("maps/ensemble.yaml"), get_cfg()
+    expected.AGSSP.SCORER.NAME = "ensemble"
+    assert settings_of(cfg.AGSSP) == settings_of(expected.AGSSP)
+    # Its member `synthetic` is that of its own config.
+    alone = make_cfg("maps/synthetic.yaml").AGSSP.SCORER
+    member = f"synthetic IMAGE_SIZE {alone.IMAGE_SIZE} STRIDES {alone.STRIDES}".replace(", ", ",")
+    assert ("mahalanobis", member) == cfg.AGSSP.SCORER.ENSEMBLE.MEMBERS
+
+
 def test_every_lazy_config_has_its_yaml():
     assert sorted(YAML_OF_LAZY) == LAZY
 

@@ -16,7 +16,7 @@ from detectron2_agssp.maps.image_stream import (
     sample_paths,
     sample_paths_by_source,
 )
-from detectron2_agssp.scoring.base import AnomalyScorer
+from detectron2_agssp.scoring.base import AnomalyScorer, FitStage
 
 
 def fit_scorer(
@@ -46,23 +46,28 @@ def fit_scorer(
 
 
 def _fit(cfg, scorer, reading: "_Reading", total: int, progress: bool) -> None:
+    for stage in scorer.fit_stages():
+        _fit_stage(cfg, scorer, stage, reading, total, progress)
+
+
+def _fit_stage(cfg, scorer, stage: FitStage, reading: "_Reading", total: int, progress) -> None:
     settings, root = cfg.AGSSP.SCORER, reading.loader.image_root
-    if scorer.fit_sample == "per_source":
+    if stage.sample == "per_source":
         count = scorer.images_per_source
         sampled = sample_paths_by_source(list_images(root), count, settings.SEED, root)
         with _bar("fit", sum(map(len, sampled.values())), progress) as bar:
-            scorer.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
-    elif scorer.fit_sample == "normal":
+            stage.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
+    elif stage.sample == "normal":
         paths = normal_images(cfg, root)
         with _bar("fit", len(paths), progress) as bar:
-            scorer.fit(reading.crops(paths, bar))
-    elif scorer.fit_sample == "unlabeled":
+            stage.fit(reading.crops(paths, bar))
+    elif stage.sample == "unlabeled":
         paths, count = list_images(root), total
         if 0 < settings.FIT_IMAGES < total:
             count = settings.FIT_IMAGES
             paths = sample_paths(paths, count, settings.SEED)
         with _bar("fit", count, progress) as bar:
-            scorer.fit(reading.crops(paths, bar))
+            stage.fit(reading.crops(paths, bar))
 
 
 def _calibrate(cfg, scorer, loader, progress) -> Calibration:

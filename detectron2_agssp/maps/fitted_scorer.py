@@ -14,6 +14,7 @@ from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.store import START_ANEW, MapStore
 from detectron2_agssp.scoring.base import AnomalyScorer
 from detectron2_agssp.scoring.build import build_anomaly_scorer
+from detectron2_agssp.scoring.ensemble import member_name
 from detectron2_agssp.utils.differences import differences
 
 # Settings that change neither what is computed nor its order.
@@ -177,6 +178,8 @@ def _settings(cfg) -> dict:
         scorer.pop(key)
     # Of the scorers' own nodes only those that count here; CLIP's features are under KEAD.
     used = {scorer["NAME"].upper(), "KEAD" if scorer["FEATURES"] == "clip" else ""}
+    if scorer["NAME"] == "ensemble":
+        used |= {member_name(member).upper() for member in scorer["ENSEMBLE"]["MEMBERS"]}
     for key in [key for key, value in scorer.items() if isinstance(value, dict)]:
         if key not in used:
             scorer.pop(key)
@@ -197,6 +200,8 @@ def _default_settings(cfg) -> dict:
     defaults = get_cfg()
     for key in ("NAME", "FEATURES"):
         defaults.AGSSP.SCORER[key] = cfg.AGSSP.SCORER[key]
+    # They say whose settings count.
+    defaults.AGSSP.SCORER.ENSEMBLE.MEMBERS = cfg.AGSSP.SCORER.ENSEMBLE.MEMBERS
     return _settings(defaults)
 
 

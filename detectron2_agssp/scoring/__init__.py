@@ -3,6 +3,7 @@
 from detectron2_agssp.scoring.base import AnomalyScorer, AnomalyScores
 from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY, build_anomaly_scorer
 from detectron2_agssp.scoring.energy import EnergyScorer
+from detectron2_agssp.scoring.ensemble import EnsembleScorer
 from detectron2_agssp.scoring.kead.scorer import KeadScorer
 from detectron2_agssp.scoring.mahalanobis import MahalanobisScorer
 from detectron2_agssp.scoring.memory import MemoryScorer
@@ -15,6 +16,7 @@ __all__ = [
     "AnomalyScorer",
     "AnomalyScores",
     "EnergyScorer",
+    "EnsembleScorer",
     "KeadScorer",
     "MahalanobisScorer",
     "MemoryScorer",

@@ -3,7 +3,7 @@
 Shapes: N images, H x W pixels, h x w cells of the scorer's own grid.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,18 @@ class AnomalyScores(NamedTuple):
 
     maps: Tensor
     scores: Tensor
+
+
+class FitStage(NamedTuple):
+    """A part of a scorer's fitting that sees its images in a pass of its own.
+
+    Attributes:
+        sample: one of :data:`FIT_SAMPLES`.
+        fit: called with what ``sample`` stands for.
+    """
+
+    sample: str
+    fit: Callable
 
 
 FIT_SAMPLES = ("unlabeled", "normal", "per_source", "none")
@@ -106,6 +118,11 @@ class AnomalyScorer(nn.Module):
                 also a dict from source to such.
         """
         raise NotImplementedError
+
+    def fit_stages(self) -> list[FitStage]:
+        """What is fitted one after another when a map folder is made: :meth:`fit` alone, unless the
+        scorer is made of others."""
+        return [FitStage(self.fit_sample, self.fit)]
 
     def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
         """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers of
