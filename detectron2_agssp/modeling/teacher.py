@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
+from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
 from detectron2_agssp.modeling.detectors.score_weights import weight_by_score
@@ -69,6 +71,7 @@ class TeacherStudent(nn.Module):
             instead of being background, in [0, 1]; 1: none is.
         guidance: how much a map may take from a box's weight, in [0, 1].
         ignore_components: erase components of the map that no detection explains.
+        vis_period: iterations between pictures of what is taught, in the log; 0: none.
 
     Raises:
         ValueError: a number out of its range.
@@ -89,6 +92,7 @@ class TeacherStudent(nn.Module):
         uncertain: float = 0.5,
         guidance: float = 0.0,
         ignore_components: bool = False,
+        vis_period: int = 0,
     ):
         super().__init__()
         ranges = {"DECAY": decay, "UNCERTAIN": uncertain, "GUIDANCE": guidance}
@@ -110,7 +114,7 @@ class TeacherStudent(nn.Module):
         self.thresholds = thresholds
         self.burn_in, self.decay, self.weight = burn_in, decay, weight
         self.uncertain, self.guidance = uncertain, guidance
-        self.ignore_components = ignore_components
+        self.ignore_components, self.vis_period = ignore_components, vis_period
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
         # Read once, not in every iteration, in which a GPU would be waited for.
         self._iteration: int | None = None
@@ -147,6 +151,7 @@ class TeacherStudent(nn.Module):
             "uncertain": settings.UNCERTAIN,
             "guidance": settings.GUIDANCE,
             "ignore_components": settings.IGNORE_COMPONENTS,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     def __getattr__(self, name):
@@ -202,6 +207,8 @@ class TeacherStudent(nn.Module):
             taught.append(inputs)
             num_erased += regions
         self._watch([own["instances"] for own in taught], thresholds, num_erased)
+        if self.vis_period and get_event_storage().iter % self.vis_period == 0:
+            self._show(taught[0])
         with _boxes_alone(self.student):
             losses = self.student(taught)
         if not torch.stack([loss.detach().float() for loss in losses.values()]).sum().isfinite():
@@ -282,6 +289,19 @@ class TeacherStudent(nn.Module):
                 FLOOD,
                 expected,
             )
+
+    def _show(self, taught: Mapping) -> None:
+        """One image as the student sees it, with what it is taught there."""
+        pixels = taught["image"].permute(1, 2, 0)
+        rgb = convert_image_to_rgb(pixels, getattr(self.teacher, "input_format", None) or "BGR")
+        own = taught["instances"]
+        texts = [
+            f"class {number}, weight {weight:.2f}"
+            for number, weight in zip(own.gt_classes.tolist(), own.gt_scores.tolist(), strict=True)
+        ]
+        picture = Visualizer(rgb).overlay_instances(boxes=own.gt_boxes, labels=texts)
+        name = "teacher/pseudo_labels"
+        get_event_storage().put_image(name, picture.get_image().transpose(2, 0, 1))
 
 
 @contextlib.contextmanager

@@ -295,6 +295,20 @@ def test_figures_of_every_class(storage):
     assert latest["teacher/boxes_per_labeled_image"] == 2
 
 
+def test_pictures_of_what_is_taught(storage):
+    model = make_model(
+        "teacher/yolo_cspdarknet_s.yaml",
+        SETTINGS,
+        {"VIS_PERIOD": 2, "AGSSP.TEACHER.SCORE_THRESHOLD": 0.005},
+    ).train()
+    for _ in range(3):
+        model(inputs_with_pairs())
+        storage.step()
+    pictures = [(name, step) for name, _, step in storage._vis_data if name.startswith("teacher")]
+    assert pictures == [("teacher/pseudo_labels", 0), ("teacher/pseudo_labels", 2)]
+    assert storage._vis_data[0][1].shape[0] == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
