@@ -23,7 +23,7 @@ from detectron2_agssp.inference.export_files import (
     publish,
     write,
 )
-from detectron2_agssp.inference.export_graph import RCNNGraph, exportable
+from detectron2_agssp.inference.export_graph import OneImageGraph, exportable
 from detectron2_agssp.inference.run import open_run
 from detectron2_agssp.io.files import user_path
 
@@ -102,7 +102,7 @@ def export_model(
             as_detector(load(temporary, kind), cfg.INPUT.FORMAT),
             cfg,
             check_images(cfg, images),
-            batch=not isinstance(graph, RCNNGraph),
+            batch=not isinstance(graph, OneImageGraph),
         )
         publish(temporary, path)
     return agreement

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detectron2_agssp.inference.export_graph import OUTPUTS, RCNNGraph
+from detectron2_agssp.inference.export_graph import OUTPUTS, OneImageGraph
 from detectron2_agssp.io.files import write_json
 
 # Format -> what it is written and run with, beside torch.
@@ -84,7 +84,7 @@ def write(
         opset: of ONNX, also on the way to OpenVINO.
     """
     example = torch.zeros(_EXAMPLE, dtype=torch.uint8)
-    if isinstance(graph, RCNNGraph):
+    if isinstance(graph, OneImageGraph):
         example = example[:1]
     # That a shape is taken from the example is what the check is for.
     with warnings.catch_warnings(), torch.no_grad():

@@ -4,19 +4,23 @@ What Detectron2 does in Python per image (normalising, padding, decoding, NMS, c
 here for a whole batch, so that a trace holds for any number and size of images.
 """
 
+from collections.abc import Callable
+
 import torch
 from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN, RetinaNet
 from detectron2.modeling.meta_arch import fcos
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from detectron2_agssp.modeling.detectors.dino import DINO
 from detectron2_agssp.modeling.detectors.yolo import YOLO
 from detectron2_agssp.modeling.detectors.yolo_head import decode_boxes, level_points, on_image
 
 OUTPUTS = ("boxes", "scores", "classes", "counts")
-SUPPORTED = "YOLO, RetinaNet, FCOS, Faster R-CNN and Cascade R-CNN"
+SUPPORTED = "YOLO, RetinaNet, FCOS, DINO, Faster R-CNN and Cascade R-CNN"
 Detections = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -37,8 +41,10 @@ def exportable(model: nn.Module) -> nn.Module:
         graph = RetinaNetGraph(model)
     elif isinstance(model, fcos.FCOS):
         graph = FCOSGraph(model)
+    elif isinstance(model, DINO):
+        graph = OneImageGraph(model, _one_image_of_dino)
     elif isinstance(model, GeneralizedRCNN) and not model.roi_heads.mask_on:
-        graph = RCNNGraph(model)
+        graph = OneImageGraph(model, _one_image)
     else:
         masks = " with masks" if isinstance(model, GeneralizedRCNN) else ""
         raise ValueError(
@@ -47,18 +53,26 @@ def exportable(model: nn.Module) -> nn.Module:
     return graph.eval()
 
 
-class RCNNGraph(nn.Module):
-    """A two-stage detector, as Detectron2 traces it: of one image, N = 1."""
+class OneImageGraph(nn.Module):
+    """A detector as Detectron2 traces it: of one image, N = 1.
 
-    def __init__(self, model: GeneralizedRCNN):
+    Args:
+        model: the detector.
+        detect: called with the model and its inputs, one image; returns its ``Instances``.
+    """
+
+    def __init__(
+        self, model: nn.Module, detect: Callable[[nn.Module, list[dict[str, Tensor]]], Instances]
+    ):
         super().__init__()
         self.model = model
+        self.detect = detect
 
     def forward(self, images: Tensor) -> Detections:
         """See :func:`exportable`."""
         image = images[0].float()
         inputs = [{"image": image.flip(0) if self.model.input_format == "BGR" else image}]
-        traced = TracingAdapter(self.model, inputs, _one_image)
+        traced = TracingAdapter(self.model, inputs, self.detect)
         boxes, classes, scores, size = traced(*traced.flattened_inputs)
         boxes = _clip(boxes, size[0], size[1])
         there = _has_area(boxes)
@@ -68,6 +82,12 @@ class RCNNGraph(nn.Module):
 
 def _one_image(model: GeneralizedRCNN, inputs: list[dict[str, Tensor]]):
     return model.inference(inputs, do_postprocess=False)[0]
+
+
+def _one_image_of_dino(model: DINO, inputs: list[dict[str, Tensor]]):
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    return model.forward_inference(images, [features[n] for n in model.head_in_features], [])[0]
 
 
 class DenseGraph(nn.Module):

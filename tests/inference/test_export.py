@@ -16,7 +16,7 @@ from examples import run_onnx
 from tests.conftest import make_surface
 from tests.inference.lively import enliven
 from tests.inference.runs import CLASSES, write_run
-from tests.tiny_models import SMALL_TIMM, make_cfg, make_model
+from tests.tiny_models import R18, SMALL_TIMM, make_cfg, make_model
 
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason="the extra `export` is not installed")
@@ -94,6 +94,27 @@ def test_the_same_boxes(detector, name, exports):
     assert agreement.score < 1e-4
     # Nothing is left beside it.
     assert [path.name for path in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_dino(name, tmp_path):
+    """More queries than the traced image has cells; every number of the transformer its own, so
+    that no two cells are equally good."""
+    sizes = {"HIDDEN_DIM": 32, "FEEDFORWARD_DIM": 16, "ENCODER_LAYERS": 1, "DECODER_LAYERS": 2}
+    sizes |= {"NUM_QUERIES": 400, "NUM_CLASSES": 2}
+    settings = {f"AGSSP.DINO.{key}": value for key, value in sizes.items()}
+    settings |= {"INPUT.MIN_SIZE_TEST": 160, "INPUT.MAX_SIZE_TEST": 320}
+    config = ("finetune/dino_R50.yaml", R18, settings)
+    model = make_model(*config).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            if not part.startswith("backbone"):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    agreement = export_model(model, make_cfg(*config), tmp_path / name, "ab")
+    assert (agreement.images, agreement.boxes > 100) == (3, True)
+    assert agreement.pixels < 0.1
+    assert agreement.score < 1e-4
 
 
 def test_the_script_finds_the_detectors_boxes(detectors, exports):

@@ -40,6 +40,11 @@ def sample_levels(
     return sums.view(num_images, num_heads * channels, num_queries).transpose(1, 2)
 
 
+def lengths(numbers: Sequence[int | Tensor], like: Tensor) -> Tensor:
+    """Numbers, which are tensors where a model is traced, as one tensor of the kind of ``like``."""
+    return torch.stack([torch.as_tensor(number, device=like.device) for number in numbers]).to(like)
+
+
 class DeformableAttention(nn.Module):
     """Attention of a query to a few points around its reference on every level.
 
@@ -106,7 +111,7 @@ class DeformableAttention(nn.Module):
         scales = scales[:, None, None, :, None]
         places = references[:, :, None, None, None]
         if references.shape[-1] == 2:
-            extents = scales.new_tensor([[width, height] for height, width in shapes])
+            extents = torch.stack([lengths((width, height), scales) for height, width in shapes])
             locations = places * scales + offsets / extents[:, None]
         else:
             locations = (places[..., :2] + offsets / num_points * places[..., 2:] / 2) * scales

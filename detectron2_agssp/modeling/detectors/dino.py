@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from detectron2_agssp.modeling.backbone.pyramid import levels_of
+from detectron2_agssp.modeling.detectors.deformable_attention import lengths
 from detectron2_agssp.modeling.detectors.dino_denoising import NoisyBoxes, add_noise
 from detectron2_agssp.modeling.detectors.dino_losses import match, set_losses
 from detectron2_agssp.modeling.detectors.dino_tokens import NUM_GROUPS, Tokenizer
@@ -219,7 +220,7 @@ class DINO(DenseDetector):
         order = order[: self.max_detections_per_image]
         height, width = image_size
         corners = box_convert(boxes[order // self.num_classes], "cxcywh", "xyxy")
-        found = Boxes(corners * corners.new_tensor([width, height, width, height]))
+        found = Boxes(corners * lengths((width, height, width, height), corners))
         found.clip(image_size)
         return Instances(
             image_size, pred_boxes=found, scores=scores, pred_classes=order % self.num_classes

@@ -13,6 +13,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from detectron2_agssp.modeling.detectors.deformable_attention import lengths
+
 NUM_GROUPS = 32
 
 
@@ -107,7 +109,7 @@ class Tokenizer(nn.Module):
             valids.append(valid.flatten(1))
             centers.append(center.flatten(1, 2))
             shapes.append((height, width))
-            scales.append(sizes / (sizes.new_tensor([width, height]) * stride))
+            scales.append(sizes / (lengths((width, height), sizes) * stride))
         return Tokens(
             torch.cat(contents, dim=1),
             torch.cat(positions, dim=1),

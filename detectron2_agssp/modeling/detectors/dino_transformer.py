@@ -43,7 +43,8 @@ class Queries:
     def mask(self) -> Tensor:
         """(N, 1, Q, Q) bool: whether a query (row) sees another."""
         same = (self.groups == 0) | (self.groups[:, None] == self.groups)
-        itself = torch.eye(len(self.groups), dtype=torch.bool, device=self.groups.device)
+        place = torch.arange(self.groups.shape[0], device=self.groups.device)
+        itself = place == place[:, None]
         return ((same & self.valid[:, None]) | itself)[:, None]
 
 
@@ -225,7 +226,9 @@ class Transformer(nn.Module):
         encoded = self.choice(memory.masked_fill(~eligible[..., None], 0))
         logits = self.class_branches[-1](encoded).float()
         best = logits.detach().amax(dim=-1).masked_fill(~eligible, -torch.inf)
-        number = min(self.content.num_embeddings, best.shape[1])
+        number, most = best.shape[1], self.content.num_embeddings
+        # Not min, which a traced model would keep as the number of one image.
+        number = number.clamp(max=most) if isinstance(number, Tensor) else min(number, most)
         chosen = best.topk(number, dim=1).indices
         sizes = [
             tokens.centers.new_full((height * width, 2), SMALLEST_BOX * 2**level)
