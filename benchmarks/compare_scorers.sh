@@ -4,7 +4,8 @@
 #   benchmarks/compare_scorers.sh magnetic_tile OUT [scorer ...]
 #   benchmarks/compare_scorers.sh neu_det OUT [scorer ...]
 #
-# Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual[_fine], memory. Needs
+# Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual[_fine], memory, synthetic,
+# ensemble. Needs
 # datasets/prepare_<name>.py to have run ($DETECTRON2_DATASETS). NEU-DET has no normal images, so
 # `memory` takes a random sample there. A scorer that is finished is skipped.
 set -euo pipefail
@@ -40,6 +41,8 @@ settings() {
             AGSSP.SCORER.IMAGE_SIZE 256 ;;
     mutual) echo mutual ;;
     mutual_fine) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 "AGSSP.SCORER.STRIDES (8,16)" ;;
+    synthetic) echo synthetic ;;
+    ensemble) echo ensemble ;;
     memory) echo memory AGSSP.SCORER.IMAGE_SIZE 256 "$normal" ;;
     *) echo "unknown scorer $1" >&2; exit 2 ;;
     esac
