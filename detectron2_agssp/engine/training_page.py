@@ -16,7 +16,6 @@ from detectron2_agssp.engine.metrics_file import read_metrics
 from detectron2_agssp.evaluation.operating_point import best_operating_point
 from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.files import read_json, read_text
-from detectron2_agssp.reports.training_report import write_training_report
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +58,9 @@ class TrainingPage(HookBase):
         logger.info("Curves, AP per class and the worst mistakes: see %s", page)
 
     def _write(self) -> Path:
+        # Matplotlib and jinja2 are not loaded before they are needed.
+        from detectron2_agssp.reports.training_report import write_training_report
+
         is_earlier = (
             self.best is not None
             and self.best.best_iter not in (None, self.trainer.iter)
