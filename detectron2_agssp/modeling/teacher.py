@@ -19,7 +19,6 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
 from detectron2_agssp.modeling.detectors.score_weights import weight_by_score
@@ -292,6 +291,9 @@ class TeacherStudent(nn.Module):
 
     def _show(self, taught: Mapping) -> None:
         """One image as the student sees it, with what it is taught there."""
+        # It loads Matplotlib.
+        from detectron2.utils.visualizer import Visualizer
+
         pixels = taught["image"].permute(1, 2, 0)
         rgb = convert_image_to_rgb(pixels, getattr(self.teacher, "input_format", None) or "BGR")
         own = taught["instances"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
@@ -120,7 +120,7 @@ def test_nano_learns_eight_images_by_heart():
     schedule = {"SOLVER.MAX_ITER": 150, "SOLVER.WARMUP_ITERS": 20}
     cfg = make_cfg("finetune/yolo_cspdarknet_n.yaml", {"AGSSP.YOLO.NUM_CLASSES": 2}, schedule)
     model = YOLO(cfg).train()
-    assert learn(cfg, model, build_optimizer(cfg, model), defects())[1] > 95
+    assert learn(cfg, model, AGSSPTrainer.build_optimizer(cfg, model), defects())[1] > 95
 
 
 TINY_DINO = {
