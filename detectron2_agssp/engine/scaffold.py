@@ -116,6 +116,9 @@ def write_finetuning_config(
         "AGSSP.DATA.COCO": entries,
         "OUTPUT_DIR": str(path.with_suffix("")),
     }
+    if "val" not in sets:
+        # Too few to take some for validation: nothing is the best.
+        settings["AGSSP.SOLVER.BEST_METRIC"] = ""
     solver = base.SOLVER
     passes = solver.MAX_ITER * solver.IMS_PER_BATCH / len(sets["train"]["images"])
     if not base.AGSSP.SOLVER.EPOCHS and passes < MIN_EPOCHS:

@@ -37,13 +37,14 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict:
     """
     for key in ("TEST",) if args.eval_only else ("TRAIN", "TEST"):
         require_registered(cfg.DATASETS[key], key=f"DATASETS.{key}")
-    if not args.eval_only:
-        cfg = with_validation(cfg)
     with contextlib.ExitStack() as guards:
         is_local = "://" not in cfg.OUTPUT_DIR
         if is_local and comm.is_main_process() and not args.eval_only:
             guards.enter_context(only_run(cfg.OUTPUT_DIR))
         guards.enter_context(named_when_full(cfg.OUTPUT_DIR, FULL))
+        if not args.eval_only:
+            # It writes into the folder, which no other run may hold.
+            cfg = with_validation(cfg)
         return _train_or_evaluate(cfg, args)
 
 
