@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=[], help="instead of the file's; also variants"
     )
+    parser.add_argument(
+        "--fractions", nargs="+", type=float, default=(), help="percents, instead of the file's"
+    )
     parser.add_argument("--device", help="that trains and makes maps, such as cuda (the configs')")
     parser.add_argument("--jobs", type=int, default=1, help="processes; on a CPU, one a core")
     parser.add_argument(
@@ -54,7 +57,7 @@ def main() -> None:
             for path in args.update_docs:
                 print(f"{path}: {'updated' if update_document(path) else 'up to date'}")
             return
-        benchmark = load_benchmark(args.config_file, args.arms)
+        benchmark = load_benchmark(args.config_file, args.arms, args.fractions)
         output = args.output or Path("output", "few_label", benchmark.name)
         results = args.results or output / "results"
         if not args.report_only:

@@ -135,12 +135,15 @@ class Benchmark:
         }
 
 
-def load_benchmark(path: str | Path, arms: Sequence[str] = ()) -> Benchmark:
+def load_benchmark(
+    path: str | Path, arms: Sequence[str] = (), fractions: Sequence[float] = ()
+) -> Benchmark:
     """Reads a benchmark file; ``_BASE_`` names a file that it extends, as in Detectron2.
 
     Args:
         path: the file.
         arms: instead of the file's, if any are given.
+        fractions: percents, instead of the file's, if any are given.
 
     Raises:
         FileNotFoundError: no such file.
@@ -153,6 +156,8 @@ def load_benchmark(path: str | Path, arms: Sequence[str] = ()) -> Benchmark:
         content = CfgNode.load_yaml_with_base(str(path))
         if arms:
             content["arms"] = list(arms)
+        if fractions:
+            content["fractions"] = list(fractions)
         known = {one.name for one in fields(Benchmark)} - {"name"}
         _check_keys(content, known, "the file")
         _check_keys(content["stages"], set(STAGES), "stages")

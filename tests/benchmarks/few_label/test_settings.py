@@ -63,6 +63,7 @@ def test_bad_values_are_refused_with_what_was_received(write_benchmark, changes,
 def test_arms_of_the_command_line():
     path = SHIPPED[0]
     assert load_benchmark(path, ["agdp_mutual"]).arms == ("agdp_mutual",)
+    assert load_benchmark(path, fractions=[5.0]).fractions == (5.0,)
     with pytest.raises(ValueError, match=r"unknown arms \['moco'\]"):
         load_benchmark(path, ["moco"])
 
