@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from detectron2_agssp.inference.detector import Detections, Detector
 from detectron2_agssp.inference.inputs import ImageFiles, Reading, Video
-from detectron2_agssp.inference.lanes import in_lanes
 from detectron2_agssp.maps.image_stream import ASPECT_CHUNK, chunks
+from detectron2_agssp.utils.lanes import in_lanes
 
 logger = logging.getLogger(__name__)
 

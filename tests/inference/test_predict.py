@@ -17,10 +17,10 @@ from detectron2_agssp import predict
 from detectron2_agssp.cli.main import main
 from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.inference import open_run
-from detectron2_agssp.inference.lanes import in_lanes
 from detectron2_agssp.inference.store import PredictionStore, as_detections, as_entry
 from detectron2_agssp.io.files import lock_file
 from detectron2_agssp.io.images import list_images, read_image
+from detectron2_agssp.utils.lanes import in_lanes
 from tests.conftest import make_surface
 from tests.inference.runs import CLASSES, write_run
 from tests.tiny_models import SMALL_R50
