@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="DIR",
         help="folder that the labels' file names begin in (default: that of the labels, the one "
-        "above, or images in them)",
+        "above, images in them, or the image_root of the json's info)",
     )
     parser.add_argument(
         "--from",

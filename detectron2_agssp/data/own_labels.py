@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detectron2_agssp.data.formats.splits import draw_balanced
 from detectron2_agssp.io.coco import coco_annotation, coco_problems, read_coco, subset
-from detectron2_agssp.io.files import user_path
+from detectron2_agssp.io.files import read_json, user_path
 from detectron2_agssp.io.images import read_header
 
 VALIDATION_SHARE = 0.2
@@ -22,8 +22,7 @@ def read_own_labels(
 
     Args:
         path: a COCO json.
-        image_root: what its file names are relative to. None: the folder of the json, the one
-            above it, or ``images`` in one of them, wherever the first image is.
+        image_root: what its file names are relative to; as of :func:`labelled_image_root`.
 
     Returns:
         the COCO dict; the folder of its images, absolute; and what was changed or is odd, a
@@ -41,7 +40,7 @@ def read_own_labels(
             f"{path} has no boxes ({len(coco['images'])} images, {len(coco['categories'])} "
             "categories): there is nothing to learn from."
         )
-    root = _image_root(path, coco, image_root)
+    root = labelled_image_root(path, coco, image_root)
     missing = [im["file_name"] for im in coco["images"] if not (root / im["file_name"]).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -62,13 +61,31 @@ def read_own_labels(
     return coco, root, notes
 
 
-def _image_root(path: Path, coco: dict, image_root: str | Path | None) -> Path:
+def labelled_image_root(path: Path, coco: dict, image_root: str | Path | None = None) -> Path:
+    """The folder that the file names of a COCO json begin in, absolute.
+
+    Args:
+        path: the json.
+        coco: its content.
+        image_root: taken as it is. None: the folder of the json, the one above it, ``images`` in
+            one of them, or the ``image_root`` of the json's ``info`` (as `agssp labels` writes it;
+            absolute, or relative to the json), wherever the first image is.
+    """
     if image_root is not None:
         return user_path(image_root).resolve()
     folder = path.resolve().parent
     first = coco["images"][0]["file_name"] if coco["images"] else "."
-    places = (folder, folder / "images", folder.parent, folder.parent / "images")
-    return next((place for place in places if (place / first).is_file()), folder)
+    places = [folder, folder / "images", folder.parent, folder.parent / "images"]
+    for place in places:
+        if (place / first).is_file():
+            return place
+    info = read_json(path).get("info")
+    named = info.get("image_root") if isinstance(info, dict) else None
+    if isinstance(named, str) and named and "\0" not in named:
+        place = (folder / user_path(named)).resolve()
+        if (place / first).is_file():
+            return place
+    return folder
 
 
 def _check_sizes(path: Path, coco: dict, root: Path) -> None:

@@ -163,3 +163,20 @@ def test_an_image_counts_for_its_rarest_class():
     for seed in range(10):
         train, _ = draw_validation(coco, seed=seed)
         assert 9 in {image["id"] for image in train["images"]}
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_folder_of_the_images_is_taken_from_the_info(write, tmp_path, relative):
+    """As `agssp labels` writes it, wherever the json lies."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "images" / "a.png").rename(tmp_path / "elsewhere" / "a.png")
+    content = labels_of([[1, 2, 3, 4]])
+    content["info"] = {"image_root": "../elsewhere" if relative else str(tmp_path / "elsewhere")}
+    assert read_own_labels(write(content))[1] == tmp_path / "elsewhere"
+    for odd in (["x"], "", "nowhere", "\0"):
+        content["info"] = {"image_root": odd}
+        with pytest.raises(FileNotFoundError, match="1 of the 1 images of"):
+            read_own_labels(write(content))
+    content["info"] = "of 2024"
+    with pytest.raises(FileNotFoundError, match="1 of the 1 images of"):
+        read_own_labels(write(content))
