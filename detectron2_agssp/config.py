@@ -164,6 +164,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     boxes.MARGIN = 0.1
     boxes.QUANTILE = 0.99
     boxes.THRESHOLD = 0.5
+    # "mean_max" and "quantile" of each source by its own maps, as in the paper, or of all maps.
+    boxes.PER_SOURCE = False
     boxes.MAX_BOXES = 10
     boxes.NMS_IOU = 0.8
     # 0: a box is a component above the threshold (the paper). In (0, 1): the region around a peak

@@ -1,5 +1,6 @@
 """The pseudo-boxes of a whole map folder, as COCO json."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -51,7 +52,8 @@ def pseudo_boxes_as_coco(
         "info": {
             "description": "Pseudo-boxes of anomaly maps, made by detectron2_agssp",
             "image_root": scorer.get("image_root", ""),
-            "threshold": rule.threshold,
+            "threshold": rule.mean_threshold,
+            **({"thresholds": dict(rule.threshold)} if isinstance(rule.threshold, Mapping) else {}),
         },
         "images": images,
         "annotations": annotations,

@@ -48,6 +48,7 @@ class BoxRule:
             margin=settings.MARGIN,
             quantile=settings.QUANTILE,
             threshold=settings.THRESHOLD,
+            per_source=settings.PER_SOURCE,
             max_boxes=settings.MAX_BOXES,
             nms_iou=settings.NMS_IOU,
             extent=settings.EXTENT,
@@ -127,7 +128,8 @@ class BoxRule:
         if source not in self.threshold:
             raise ValueError(
                 f"There is no box threshold for the source {source!r}, only for "
-                f"{', '.join(sorted(self.threshold))}: its maps are newer than the thresholds."
+                f"{', '.join(sorted(self.threshold))}: its maps are newer than the thresholds, or "
+                "of other images. AGSSP.BOXES.PER_SOURCE False cuts all at one."
             )
         return self.threshold[source]
 

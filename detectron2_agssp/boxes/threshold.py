@@ -1,6 +1,8 @@
 """The threshold that turns maps into boxes, from the statistics of the whole map folder."""
 
 import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,37 +48,87 @@ def map_statistics(map_root: str | Path) -> MapStatistics:
     Raises:
         FileNotFoundError, ValueError: no manifest, no maps, or a bad one (named).
     """
+    return _cached(map_root, "statistics.json", _of_all, asdict, _read)
+
+
+def source_statistics(map_root: str | Path) -> dict[str, MapStatistics]:
+    """Source -> statistics of its maps; cached in ``statistics_by_source.json``, otherwise as
+    :func:`map_statistics`."""
+
+    def write(statistics: dict[str, MapStatistics]) -> dict:
+        return {"sources": {name: asdict(own) for name, own in statistics.items()}}
+
+    def read(cached: dict) -> dict[str, MapStatistics]:
+        return {name: _read(own) for name, own in cached["sources"].items()}
+
+    return _cached(map_root, "statistics_by_source.json", _of_sources, write, read)
+
+
+def _cached(map_root: str | Path, name: str, compute: Callable, write: Callable, read: Callable):
     store = MapStore(map_root)
-    cache = store.root / "statistics.json"
+    cache = store.root / name
     # Raises where there is no manifest.
-    iterator = store.entries()
-    first = next(iterator, None)
+    first = next(store.entries(), None)
     if first is None:
         raise ValueError(f"The manifest of {store.root} is empty: there are no maps.")
     stamp = [store.manifest_path.stat().st_size, store.manifest_path.stat().st_mtime_ns]
     # A cache that another version wrote, or nobody, is made anew.
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, ArithmeticError):
         cached = read_json(cache)
-        count, mean_max = int(cached["num_maps"]), float(cached["mean_max"])
-        histogram = np.array(cached["histogram"], np.int64)
-        is_whole = histogram.shape == (NUM_FLOAT16_VALUES,) and 0 <= mean_max <= 1
-        if is_whole and cached["manifest"] == stamp:
-            return MapStatistics(count, mean_max, histogram.tolist())
-    count, sum_of_maxima = 0, 0.0
-    histogram = np.zeros(NUM_FLOAT16_VALUES, np.int64)
+        if cached["manifest"] == stamp:
+            return read(cached)
+    statistics = compute(store)
+    # A read-only map folder works too; its statistics are then computed each time.
+    with contextlib.suppress(OSError):
+        write_json(cache, {**write(statistics), "manifest": stamp})
+    return statistics
+
+
+def _read(cached: dict) -> MapStatistics:
+    """Raises an error of those that make a cache worthless where it is not one."""
+    count, mean_max = int(cached["num_maps"]), float(cached["mean_max"])
+    histogram = np.array(cached["histogram"], np.int64)
+    if histogram.shape != (NUM_FLOAT16_VALUES,) or not 0 <= mean_max <= 1:
+        raise ValueError(f"{histogram.shape}, {mean_max}")
+    return MapStatistics(count, mean_max, histogram.tolist())
+
+
+class _Sums:
+    """Of the maps so far."""
+
+    def __init__(self):
+        self.count, self.maxima = 0, 0.0
+        self.histogram = np.zeros(NUM_FLOAT16_VALUES, np.int64)
+
+    def add(self, anomaly_map: np.ndarray) -> None:
+        self.count += 1
+        self.maxima += float(anomaly_map.max())
+        bits = np.abs(anomaly_map).astype(np.float16).view(np.uint16)
+        self.histogram += np.bincount(bits.ravel(), minlength=NUM_FLOAT16_VALUES)
+
+    def statistics(self) -> MapStatistics:
+        return MapStatistics(self.count, self.maxima / self.count, self.histogram.tolist())
+
+
+def _maps(store: MapStore) -> Iterator[tuple[dict, np.ndarray]]:
     # Seconds for a hundred thousand small maps, but minutes where the folder is remote.
     bar = tqdm(store.entries(), desc="map statistics", unit="map", delay=PROGRESS_DELAY)
     for entry in bar:
-        anomaly_map = load_map(store.root / entry["map"])
-        count += 1
-        sum_of_maxima += float(anomaly_map.max())
-        bits = np.abs(anomaly_map).astype(np.float16).view(np.uint16)
-        histogram += np.bincount(bits.ravel(), minlength=NUM_FLOAT16_VALUES)
-    statistics = MapStatistics(count, sum_of_maxima / count, histogram.tolist())
-    # A read-only map folder works too; its statistics are then computed each time.
-    with contextlib.suppress(OSError):
-        write_json(cache, {**asdict(statistics), "manifest": stamp})
-    return statistics
+        yield entry, load_map(store.root / entry["map"])
+
+
+def _of_all(store: MapStore) -> MapStatistics:
+    sums = _Sums()
+    for _, anomaly_map in _maps(store):
+        sums.add(anomaly_map)
+    return sums.statistics()
+
+
+def _of_sources(store: MapStore) -> dict[str, MapStatistics]:
+    sums: dict[str, _Sums] = defaultdict(_Sums)
+    for entry, anomaly_map in _maps(store):
+        sums[entry["source"]].add(anomaly_map)
+    return {name: own.statistics() for name, own in sums.items()}
 
 
 def box_threshold(
@@ -86,7 +138,8 @@ def box_threshold(
     margin: float = 0.1,
     quantile: float = 0.99,
     threshold: float = 0.5,
-) -> float:
+    per_source: bool = False,
+) -> float | dict[str, float]:
     """The threshold for the maps of one folder, in [0, 1).
 
     Args:
@@ -94,26 +147,39 @@ def box_threshold(
         mode: "mean_max": the mean of the maps' maxima minus ``margin`` (the paper's); "quantile":
             the ``quantile`` of all cells; "fixed": ``threshold`` as given.
         margin, quantile, threshold: in the maps' units, [0, 1].
+        per_source: of each source by its own maps. "fixed" is the same for all.
+
+    Returns:
+        the threshold, or source -> threshold.
 
     Raises:
         ValueError: unknown mode, or a threshold outside [0, 1), at which every cell or none would
             be a defect.
     """
-    if mode == "fixed":
-        value = threshold
-    elif mode == "quantile":
-        if not 0 <= quantile <= 1:
-            raise ValueError(f"AGSSP.BOXES.QUANTILE must be in [0, 1], got {quantile}.")
-        value = map_statistics(map_root).quantile(quantile)
-    elif mode == "mean_max":
-        value = map_statistics(map_root).mean_max - margin
-    else:
+    if mode not in THRESHOLD_MODES:
         raise ValueError(
             f"AGSSP.BOXES.THRESHOLD_MODE is {mode!r}. Choices: {', '.join(THRESHOLD_MODES)}."
         )
+    if mode == "fixed":
+        return _checked(threshold, mode, f"of {map_root}")
+    if mode == "quantile" and not 0 <= quantile <= 1:
+        raise ValueError(f"AGSSP.BOXES.QUANTILE must be in [0, 1], got {quantile}.")
+
+    def of(statistics: MapStatistics) -> float:
+        return statistics.quantile(quantile) if mode == "quantile" else statistics.mean_max - margin
+
+    if not per_source:
+        return _checked(of(map_statistics(map_root)), mode, f"of {map_root}")
+    return {
+        name: _checked(of(statistics), mode, f"of the source {name!r} of {map_root}")
+        for name, statistics in source_statistics(map_root).items()
+    }
+
+
+def _checked(value: float, mode: str, whose: str) -> float:
     if not 0 <= value < 1:
         raise ValueError(
-            f"The box threshold of {map_root} by {mode!r} is {value:.4f}, outside [0, 1): every "
+            f"The box threshold {whose} by {mode!r} is {value:.4f}, outside [0, 1): every "
             "cell of the maps or none would be a defect. Change AGSSP.BOXES.MARGIN, QUANTILE or "
             "THRESHOLD."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detectron2_agssp.boxes import BoxRule
-from detectron2_agssp.boxes.threshold import map_statistics
+from detectron2_agssp.boxes.threshold import map_statistics, source_statistics
 from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.engine.clock import Clock, Pace
 from detectron2_agssp.engine.cost import Cost, free_memory, measure_cost, num_cores, readable_time
@@ -271,9 +271,14 @@ class _Run:
         train_on_maps(cfg, self.images, stage.maps, hooks=[Pace(clock, self.stages.index(stage))])
 
     def _with_sane_margin(self, cfg, map_root: Path):
-        """At most half the mean maximum: of dark maps, the threshold would be negative."""
+        """At most half the mean maximum (of the darkest source, where each has a threshold): of
+        dark maps, the threshold would be negative."""
         boxes, given = cfg.AGSSP.BOXES, self.recipe.options.of("AGDP")
-        half = map_statistics(map_root).mean_max / 2
+        if boxes.PER_SOURCE:
+            of_sources = source_statistics(map_root).values()
+            half = min(statistics.mean_max for statistics in of_sources) / 2
+        else:
+            half = map_statistics(map_root).mean_max / 2
         if boxes.THRESHOLD_MODE != "mean_max" or "AGSSP.BOXES.MARGIN" in given:
             return cfg
         if half >= boxes.MARGIN:

@@ -63,3 +63,13 @@ def test_settings(folder, tiny_cfg, tmp_path):
     tiny_cfg.AGSSP.BOXES.MAX_BOXES = 1
     content = write_pseudo_boxes(tiny_cfg, folder, tmp_path / "boxes.json")
     assert [entry["image_id"] for entry in content["annotations"]] == [1, 2]
+
+
+def test_thresholds_by_source_are_named(folder, tiny_cfg, tmp_path):
+    tiny_cfg.AGSSP.BOXES.PER_SOURCE = True
+    content = write_pseudo_boxes(tiny_cfg, folder, tmp_path / "boxes.json")
+    # The maxima are 0.9 and 0, and 1.
+    expected = {"images": 0.35, "line": 0.9}
+    assert content["info"]["thresholds"] == pytest.approx(expected, abs=1e-3)
+    assert content["info"]["threshold"] == pytest.approx(0.625, abs=1e-3)
+    assert json.loads((tmp_path / "boxes.json").read_text()) == content

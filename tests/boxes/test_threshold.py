@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from detectron2_agssp.boxes import threshold
-from detectron2_agssp.boxes.threshold import box_threshold, map_statistics
+from detectron2_agssp.boxes.rule import BoxRule
+from detectron2_agssp.boxes.threshold import box_threshold, map_statistics, source_statistics
 from detectron2_agssp.maps.store import MapStore
 
 
@@ -123,3 +124,59 @@ def test_only_a_long_pass_shows_its_progress(delay, folder, monkeypatch, capfd):
     monkeypatch.setattr(threshold, "PROGRESS_DELAY", delay)
     map_statistics(folder)
     assert ("map statistics" in capfd.readouterr().err) == (delay == 0)
+
+
+@pytest.fixture
+def two_sources(write_maps, tmp_path):
+    """One with maps of twice the height, and more of them."""
+    rng = np.random.default_rng(1)
+    made = {f"a/{n}.png": rng.random((5, 9)).astype(np.float16) for n in range(3)}
+    made |= {f"b/{n}.png": (rng.random((7, 4)) / 2).astype(np.float16) for n in range(2)}
+    return write_maps(tmp_path / "two", made), made
+
+
+def of_source(made, name):
+    return [values.astype(float) for image, values in made.items() if image.startswith(name)]
+
+
+def test_thresholds_of_each_source(two_sources):
+    folder, made = two_sources
+    found = box_threshold(folder, margin=0.2, per_source=True)
+    for name in ("a", "b"):
+        own = of_source(made, name)
+        maxima = [values.max() for values in own]
+        assert found[name] == pytest.approx(np.mean(maxima) - 0.2, abs=1e-9)
+        cells = np.concatenate([values.ravel() for values in own])
+        quantile = box_threshold(folder, "quantile", quantile=0.9, per_source=True)[name]
+        assert quantile == np.quantile(cells, 0.9, method="inverted_cdf")
+    assert found.keys() == {"a", "b"}
+    assert box_threshold(folder, "fixed", threshold=0.25, per_source=True) == 0.25
+    with pytest.raises(ValueError, match=r"of the source 'b' of .* is -0\.\d+, outside \[0, 1\)"):
+        box_threshold(folder, margin=0.7, per_source=True)
+
+
+def test_the_rule_of_a_config_cuts_each_source_at_its_own(two_sources, tiny_cfg):
+    folder, made = two_sources
+    tiny_cfg.AGSSP.BOXES.PER_SOURCE = True
+    rule = BoxRule.from_config(tiny_cfg, folder)
+    assert rule.threshold_of("a") > rule.threshold_of("b") + 0.3
+    image = made["b/0.png"]
+    assert len(rule(image, 70, 40, "b")[0]) > 0
+    assert len(rule(image, 70, 40, "a")[0]) == 0
+    with pytest.raises(ValueError, match=r"no box threshold for the source 'c'.*PER_SOURCE False"):
+        rule(image, 70, 40, "c")
+
+
+def test_statistics_by_source_are_cached_until_the_manifest_changes(two_sources, write_maps):
+    folder, _ = two_sources
+    expected, cache = source_statistics(folder), folder / "statistics_by_source.json"
+    assert expected["a"].num_maps == 3
+    content = json.loads(cache.read_text())
+    content["sources"]["a"]["num_maps"] = 30
+    cache.write_text(json.dumps(content))
+    assert source_statistics(folder)["a"].num_maps == 30
+    content["sources"]["a"]["histogram"] = [1]
+    cache.write_text(json.dumps(content))
+    assert source_statistics(folder) == expected
+    write_maps(folder, {"c/0.png": np.eye(3, dtype=np.float16)})
+    assert source_statistics(folder).keys() == {"a", "b", "c"}
