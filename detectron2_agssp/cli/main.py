@@ -13,7 +13,7 @@ from detectron2_agssp.version import __version__
 
 # In a help: the order of the work. Others follow by name.
 ORDER = (
-    *("info", "maps", "report", "compare", "boxes", "evaluate", "pretrain"),
+    *("info", "corpus", "maps", "report", "compare", "boxes", "evaluate", "pretrain"),
     *("labels", "init", "train", "predict", "next", "export"),
 )
 

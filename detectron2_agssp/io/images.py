@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.config import configurable
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from detectron2_agssp.io.corpus_file import corpus_entries, is_corpus
 from detectron2_agssp.io.files import read_regular, user_path
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,11 @@ class ImageScaleError(ValueError):
 
 
 def list_images(root: str | Path) -> Iterator[str]:
-    """:func:`list_files` of the image formats that can be read."""
+    """:func:`list_files` of the image formats that can be read; of a corpus (see
+    :mod:`~detectron2_agssp.io.corpus_file`), the images that its manifest lists."""
+    folder = root if "://" in str(root) else user_path(root)
+    if is_corpus(folder):
+        return (entry["image"] for entry in corpus_entries(folder))
     return list_files(root, IMAGE_SUFFIXES)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from detectron2_agssp.io.corpus_file import is_corpus
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.image_stream import (
@@ -177,18 +178,29 @@ def _expanded(entries: Iterable[str], image_root: str) -> Iterator[str]:
 def _matches(entry: str, image_root: str) -> list[str]:
     path = os.path.join(image_root, entry)
     if os.path.isdir(path):
-        return [os.path.join(entry, image) for image in list_images(path)]
+        return [os.path.join(entry, image) for image in _images_below(image_root, entry)]
     if "*" not in entry:
         return [entry] if os.path.isfile(path) or "://" in image_root else []
     folder = entry.partition("*")[0].rpartition("/")[0]
-    below = os.path.join(image_root, folder)
     # Of fnmatch's special letters only "*": file names have brackets.
     pattern = entry.removeprefix(folder).lstrip("/").replace("[", "[[]").replace("?", "[?]")
     return [
         os.path.join(folder, image)
-        for image in (list_images(below) if os.path.isdir(below) else ())
+        for image in _images_below(image_root, folder)
         if fnmatch.fnmatchcase(image, pattern)
     ]
+
+
+def _images_below(image_root: str, folder: str) -> Iterator[str]:
+    """The images of a folder below ``image_root``, or elsewhere, by their paths in it."""
+    path = os.path.join(image_root, folder)
+    if is_corpus(image_root) and not os.path.isabs(folder):
+        # Not what is behind its links: some of it was left out.
+        inside = os.path.normpath(folder)
+        prefix = "" if inside == "." else f"{inside}/"
+        names = (name for name in list_images(image_root) if name.startswith(prefix))
+        return (name[len(prefix) :] for name in names)
+    return list_images(path) if os.path.isdir(path) else iter(())
 
 
 def _relative(path: str, image_root: str) -> str:
