@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from detectron2_agssp.io.unique_keys import UniqueKeyLoader
+
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 PLACEHOLDER = "{}"
 
@@ -86,21 +88,6 @@ def load_descriptions(path_or_builtin_name: str | Path) -> dict[str, ObjectDescr
     return _read(path)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which yaml would silently keep the last."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    keys = [str(key.value).casefold() for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"{key!r} is there twice. Rename or remove one.")
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
 def _read(path: Path) -> dict[str, ObjectDescription]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -108,7 +95,7 @@ def _read(path: Path) -> dict[str, ObjectDescription]:
             json.loads(text)
             # Valid JSON has tabs between its tokens only, where yaml allows none.
             text = text.replace("\t", " ")
-        content = yaml.load(text, Loader=_UniqueKeys)
+        content = yaml.load(text, Loader=UniqueKeyLoader)
         if not content:
             raise ValueError("The file is empty: it describes no object.")
         objects = _mapping_of(content, "the file", "objects, each with `normal` and `defects`")
