@@ -92,6 +92,7 @@ def _code(text: str) -> tuple[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
+    from detectron2_agssp.data.formats.masks import codes_from
     from detectron2_agssp.data.labels import registered_name, write_labels
     from detectron2_agssp.io.config_reading import config_from
     from detectron2_agssp.io.images import ImageReader
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         if value is not None and key not in of_config
     }
     if "codes" in given:
-        given["codes"] = dict(given["codes"])
+        given["codes"] = codes_from(given["codes"])
     shares: dict[str, float] = {part: given.pop(part) for part in ("val", "test") if part in given}
     files, report = write_labels(shares=shares, reader=ImageReader(config_from(args)), **given)
     print(report.table())

@@ -5,7 +5,6 @@ Nothing is copied: a corpus is a folder with a link to each source and a manifes
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from detectron2_agssp.io.files import (
     named_when_full,
     only_run,
     user_path,
+    windows_hint,
     write_json,
 )
 from detectron2_agssp.io.images import IMAGE_SUFFIXES, ImageReader, list_files, list_images
@@ -152,14 +152,7 @@ def named_sources(roots: Iterable[str | Path]) -> dict[str, Path]:
         if not equals or user_path(given).is_dir():
             name, place = "", given
         if not user_path(place).is_dir():
-            raise FileNotFoundError(
-                f"{place!r} is not a folder of images."
-                + (
-                    " It is a path of Windows: name it as this system sees it, such as /mnt/c/..."
-                    if re.match(r"[A-Za-z]:[\\/]|\\\\", place)
-                    else ""
-                )
-            )
+            raise FileNotFoundError(f"{place!r} is not a folder of images.{windows_hint(place)}")
         path = Path(os.path.abspath(user_path(place)))
         name = name or path.name
         if not name or name.startswith(".") or {"/", "\\", "\0"} & set(name) or name in OWN_FILES:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2_agssp.data.own_labels import labelled_image_root
 from detectron2_agssp.io.coco import read_coco
-from detectron2_agssp.io.files import user_path
+from detectron2_agssp.io.files import user_path, windows_hint
 from detectron2_agssp.io.images import list_images
 
 
@@ -24,6 +24,10 @@ def held_out_images(places: Sequence[str | Path]) -> list[str]:
     images: dict[str, None] = {}
     for place in places:
         path = user_path(place)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"There are no held-out images or labels {os.fspath(place)!r}.{windows_hint(place)}"
+            )
         if path.is_dir():
             found = [os.path.join(path.resolve(), name) for name in list_images(path)]
         else:

@@ -55,6 +55,13 @@ def user_path(path: str | Path) -> Path:
     return Path(path).expanduser()
 
 
+def windows_hint(path: str | Path) -> str:
+    """A sentence for the message that a path is not there, "" unless it is one of Windows."""
+    if os.name == "nt" or not re.match(r"[A-Za-z]:[\\/]|\\\\", os.fspath(path)):
+        return ""
+    return " It is a path of Windows: name it as this system sees it, such as /mnt/c/..."
+
+
 def safe_join(root: str | Path, relative: str) -> Path:
     """The path of ``relative`` below ``root``, for names that were read from a file.
 

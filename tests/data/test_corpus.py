@@ -112,6 +112,10 @@ def test_a_held_out_image_that_is_missing_or_broken_is_an_error(roots, tmp_path)
     (tmp_path / "test/images/sub/a.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of the 1 images of .* are not in"):
         build_corpus(roots, tmp_path / "out", held_out=[path], progress=False)
+    for place, hint in (("D:\\test.json", "It is a path of Windows"), (tmp_path / "no", "$")):
+        with pytest.raises(FileNotFoundError, match=rf"no held-out images or labels .*\.\s?{hint}"):
+            build_corpus(roots, tmp_path / "out", held_out=[place], progress=False)
+    assert not (tmp_path / "out/agssp_corpus.jsonl").exists()
 
 
 def test_maps_pretraining_and_data_sets_read_it_like_a_folder(roots, tmp_path, tiny_cfg):
@@ -214,6 +218,18 @@ def test_what_cannot_be_read_is_named(roots, tmp_path):
     assert "not UTF-8" in said["line 1/\\udcff.png"]
     assert len(corpus.skipped_folders) == 1
     assert "circle" in corpus.skipped_folders[0]
+
+
+def test_back_slashes_in_a_name_are_letters(roots, tmp_path, tiny_cfg):
+    """As some programs unpack an archive that was made on Windows."""
+    save(roots[0] / "night\\7.png", grain(50))
+    out, maps = tmp_path / "out", tmp_path / "maps"
+    assert build_corpus(roots, out, progress=False).counts["line 1"] == 4
+    assert "line 1/night\\7.png" in list(list_images(out))
+    generate_anomaly_maps(tiny_cfg, out, maps, progress=False)
+    entry = next(entry for entry in lines(maps / "manifest.jsonl") if "night" in entry["image"])
+    assert (entry["source"], entry["image"]) == ("line 1", "line 1/night\\7.png")
+    assert (maps / entry["map"]).is_file()
 
 
 def test_names_of_sources(roots, tmp_path):

@@ -21,6 +21,7 @@ from detectron2_agssp.data.formats.records import (
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.coco import KINDS, read_coco
 from detectron2_agssp.io.files import read_json
+from detectron2_agssp.utils.naming import some_of
 
 EXPECTED = (
     "a COCO json (*.json with images, annotations and categories) in or above its images; where "
@@ -38,14 +39,15 @@ def read_coco_labels(source: Source, classes: Collection[str] | None = None) -> 
 
     Raises:
         FileNotFoundError: no COCO file, or no images.
-        ValueError: a file is damaged, or none of its images is there.
+        ValueError: a file is damaged or has an id twice, or none of its images is there.
     """
     report, images = source.report, source.images()
     files = [path for path in source.files((".json",)) if _is_coco(source, path)]
     if not files or not images:
+        unreadable = some_of(report.problems["unreadable_annotation"], 3)
         raise FileNotFoundError(
-            f"{source.root} holds {len(files)} COCO files and {len(images)} images; expected "
-            f"{EXPECTED}"
+            f"{source.root} holds {len(files)} COCO files and {len(images)} images"
+            f"{unreadable and f'; not to be read: {unreadable}'}; expected {EXPECTED}"
         )
     names: dict[str, None] = dict.fromkeys(classes or ())
     declared: dict[str, tuple] = {}
@@ -64,6 +66,12 @@ def read_coco_labels(source: Source, classes: Collection[str] | None = None) -> 
             declared[found[name]] = (image.get("width"), image.get("height"))
         categories = {}
         for entry in sorted(coco["categories"], key=lambda entry: str(entry["id"]).zfill(9)):
+            other = categories.get(entry["id"], entry["name"])
+            if other != entry["name"]:
+                raise ValueError(
+                    f"{source.root / path}: the id {entry['id']} is that of the classes {other!r} "
+                    f"and {entry['name']!r}. Give one of them another id, and its boxes too."
+                )
             if entry["name"] in categories.values():
                 report.add("class_twice", f"{entry['name']} ({path})")
             categories[entry["id"]] = entry["name"]

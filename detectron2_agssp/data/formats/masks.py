@@ -1,7 +1,7 @@
 """Pixel masks: one or several per image; a class is told by a mask's path or by its values."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +132,20 @@ def read_masks(
 
     records = read_records(pairs, boxes_of, source)
     return known_classes(Labels(records, _classes(records, classes)), source.report)
+
+
+def codes_from(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The ``codes`` of :func:`read_masks` from pairs of a value or colour and its class; of several
+    values one class is one class.
+
+    Raises:
+        ValueError: a value has two classes.
+    """
+    codes: dict[str, str] = {}
+    for value, name in pairs:
+        if codes.setdefault(value, name) != name:
+            raise ValueError(f"the value {value} is both {codes[value]!r} and {name!r}")
+    return codes
 
 
 def read_mvtec(

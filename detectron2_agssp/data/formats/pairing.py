@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from detectron2_agssp.data.formats.report import Report
-from detectron2_agssp.io.files import user_path
+from detectron2_agssp.io.files import user_path, windows_hint
 from detectron2_agssp.io.images import IMAGE_SUFFIXES, ImageReader, list_files
 
 IMAGE_FOLDERS = frozenset(("image", "images", "img", "imgs", "jpegimages"))
@@ -199,7 +199,7 @@ def checked_source(source: str | Path) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(
             f"no source folder {str(source)!r}: give the folder of the unpacked data set "
-            "(datasets/README.md says where to get it)"
+            f"(datasets/README.md says where to get it).{windows_hint(source)}"
         )
     return path.resolve()
 

@@ -16,6 +16,7 @@ from detectron2_agssp.data.formats.records import (
     read_records,
 )
 from detectron2_agssp.io.files import read_text
+from detectron2_agssp.utils.naming import some_of
 
 EXPECTED = (
     "images, and a table (*.csv) with the columns ImageId, ClassId, EncodedPixels, or "
@@ -30,8 +31,9 @@ def read_rle(
     not name, or without run lengths, are free of defects.
 
     Run lengths are pairs of a first pixel, counted from 1 downwards column by column, and a number
-    of pixels. Columns are separated by commas, semicolons or tabs. A box is an 8-connected
-    component of the pixels of a class.
+    of pixels. Columns are separated by commas, semicolons, tabs or vertical bars; Excel's line
+    before the header, which says so, may be there. A box is an 8-connected component of the pixels
+    of a class. A crop cannot be told from the image as long as no run ends outside of it.
 
     Args:
         source: the folders.
@@ -81,12 +83,20 @@ def read_rle(
 
 def _read_table(source: Source) -> list[tuple[str, str, str]]:
     """(image, class id, run lengths) of every row of the first table that has these columns."""
+    others = []
     for path in source.files((".csv", ".tsv")):
-        lines = read_text(source.root / path).splitlines()
+        try:
+            lines = read_text(source.root / path).splitlines()
+        except (OSError, ValueError) as error:
+            others.append(f"{path} ({error})")
+            continue
+        if lines and lines[0].strip('" ').lower().startswith("sep="):
+            lines = lines[1:]
         header = lines[0] if lines else ""
-        separator = max(",;\t", key=header.count)
+        separator = max(",;\t|", key=header.count)
         columns = [re.sub(r"\W", "", name).lower() for name in header.split(separator)]
         if "encodedpixels" not in columns or not {"imageid", "imageid_classid"} & set(columns):
+            others.append(f"{path} (begins with {header[:60]!r})" if lines else f"{path} (empty)")
             continue
         rows = []
         for line in csv.reader(lines[1:], delimiter=separator):
@@ -96,10 +106,15 @@ def _read_table(source: Source) -> list[tuple[str, str, str]]:
             image, category = cells.get("imageid", ""), cells.get("classid", "1")
             if "imageid_classid" in cells:
                 image, _, category = cells["imageid_classid"].rpartition("_")
+            # Pandas writes the numbers of a column with gaps as 1.0.
+            category = re.sub(r"^(\d+)\.0$", r"\1", category)
             rows.append((image, category, cells.get("encodedpixels", "")))
         source.report.notes.append(f"run lengths of {source.root / path}")
         return rows
-    raise FileNotFoundError(f"{source.root} holds no table of run lengths; expected {EXPECTED}")
+    instead = f", but {some_of(others, 3)}" if others else ""
+    raise FileNotFoundError(
+        f"{source.root} holds no table of run lengths{instead}; expected {EXPECTED}"
+    )
 
 
 def _decode(text: str, height: int, width: int) -> np.ndarray:

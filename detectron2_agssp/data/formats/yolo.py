@@ -26,6 +26,7 @@ from detectron2_agssp.data.formats.records import (
 )
 from detectron2_agssp.data.formats.report import Report
 from detectron2_agssp.io.files import atomic_write, read_text, safe_join, user_path
+from detectron2_agssp.io.unique_keys import UniqueKeyLoader
 
 EXPECTED = "images, and text files of the same names (*.txt), beside them or in labels/"
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt")
@@ -180,8 +181,8 @@ def _class_names(source: Source) -> list[str]:
 
 def _yaml_names(path: Path) -> list[str] | None:
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        content = yaml.load(read_text(path), Loader=UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is not yaml that can be read ({error})") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
