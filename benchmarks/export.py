@@ -1,6 +1,6 @@
 """Milliseconds of a detector and of its exports, one image at a time, side by side.
 
-    python -m benchmarks.export --images IMAGE_DIR --threads 2 RUN [RUN ...]
+    python -m benchmarks.export --images IMAGE_DIR --int8 IMAGE_DIR --threads 2 RUN [RUN ...]
 
 Each export is made and checked first. DefaultPredictor resizes the image, the others have it
 resized. All take turns, so that what else the machine does meets all of them.
@@ -23,15 +23,22 @@ from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.inference import open_run
 from detectron2_agssp.inference.export import export_model
 from detectron2_agssp.inference.export_check import as_detector, check_images
-from detectron2_agssp.inference.export_files import load
+from detectron2_agssp.inference.export_files import format_of, load
 from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 
-FILES = {"ONNX Runtime": "model.onnx", "OpenVINO": "model", "TorchScript": "model.ts"}
-KINDS = {"ONNX Runtime": "onnx", "OpenVINO": "openvino", "TorchScript": "torchscript"}
+FILES = {
+    "ONNX Runtime": "model.onnx",
+    "OpenVINO": "model",
+    "TorchScript": "model.ts",
+    "ONNX Runtime int8": "int8.onnx",
+    "OpenVINO int8": "int8",
+}
 WARM_UP = 5
 
 
-def measure(run: str, images: str | None, rounds: int, options: list[str]) -> tuple[str, dict]:
+def measure(
+    run: str, images: str | None, int8: str | None, rounds: int, options: list[str]
+) -> tuple[str, dict]:
     """The detector's name, and the median milliseconds of each way to run it."""
     opened = open_run(run, [*options, "MODEL.DEVICE", "cpu"])
     cfg, model = opened.cfg.clone(), opened.build_model()
@@ -45,10 +52,19 @@ def measure(run: str, images: str | None, rounds: int, options: list[str]) -> tu
         "PyTorch": lambda: model(inputs),
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, file in FILES.items():
-            path = Path(folder, file)
-            print(f"{run}: {name}, {export_model(model, cfg, path, opened.classes, images=images)}")
-            exported = as_detector(load(path, KINDS[name]), cfg.INPUT.FORMAT)
+        for name in _ways(int8):
+            path = Path(folder, FILES[name])
+            agreement = export_model(
+                model,
+                cfg,
+                path,
+                opened.classes,
+                threshold=0.5 if opened.threshold is None else opened.threshold,
+                images=images,
+                int8=int8 if name.endswith("int8") else None,
+            )
+            print(f"{run}: {name}, {agreement}")
+            exported = as_detector(load(path, format_of(path)), cfg.INPUT.FORMAT)
             ways[name] = lambda exported=exported: exported(inputs)
     times: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
@@ -64,10 +80,15 @@ def measure(run: str, images: str | None, rounds: int, options: list[str]) -> tu
     return title, {name: statistics.median(values) for name, values in times.items()}
 
 
+def _ways(int8: str | None) -> list[str]:
+    return [name for name in FILES if int8 or not name.endswith("int8")]
+
+
 def main() -> None:
     parser = CommandParser("python -m benchmarks.export", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a training")
     parser.add_argument("--images", metavar="DIR", help="by default the run's own, or made-up ones")
+    parser.add_argument("--int8", metavar="DIR", help="measure int8, too, calibrated on these")
     parser.add_argument("--rounds", type=int, default=100, help="default: 100")
     parser.add_argument("--threads", type=int, default=2, help="of each runtime; default: 2")
     parser.add_argument("--size", type=int, default=192, help="of the shorter side; default: 192")
@@ -76,12 +97,13 @@ def main() -> None:
     options = ["INPUT.MIN_SIZE_TEST", str(args.size), "INPUT.MAX_SIZE_TEST", str(2 * args.size)]
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))
     print(f"{describe_machine()}, {versions}; batch 1, median milliseconds of {args.rounds}")
-    headers = ["detector", "DefaultPredictor", "PyTorch", *FILES, "PyTorch / best export"]
+    exports = _ways(args.int8)
+    headers = ["detector", "DefaultPredictor", "PyTorch", *exports, "PyTorch / best export"]
     rows = []
     with readable_errors():
         for run in args.runs:
-            title, times = measure(run, args.images, args.rounds, options)
-            best = min(times[name] for name in FILES)
+            title, times = measure(run, args.images, args.int8, args.rounds, options)
+            best = min(times[name] for name in exports)
             rows.append([title, *times.values(), times["PyTorch"] / best])
             print(tabulate(rows, headers, tablefmt="github", floatfmt=".1f"), flush=True)
 

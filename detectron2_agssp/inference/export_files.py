@@ -59,7 +59,7 @@ def check_packages(kind: str) -> None:
         ImportError: something is missing; names the command that installs it.
     """
     for name in PACKAGES[kind]:
-        _imported(name)
+        imported(name)
 
 
 def check_opset(opset: int) -> None:
@@ -72,7 +72,12 @@ def check_opset(opset: int) -> None:
 
 
 def write(
-    graph: nn.Module, path: Path, kind: str, description: Mapping[str, Any], opset: int
+    graph: nn.Module,
+    path: Path,
+    kind: str,
+    description: Mapping[str, Any],
+    opset: int,
+    rewrite: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes the graph, and the description with it.
 
@@ -82,6 +87,7 @@ def write(
         kind: of :func:`format_of`.
         description: what can be written as JSON.
         opset: of ONNX, also on the way to OpenVINO.
+        rewrite: called with the ONNX file, also on the way to OpenVINO, which it may change.
     """
     example = torch.zeros(_EXAMPLE, dtype=torch.uint8)
     if isinstance(graph, OneImageGraph):
@@ -94,9 +100,9 @@ def write(
             files = {DESCRIPTION: json.dumps(description, indent=2)}
             torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files=files)
         elif kind == "onnx":
-            _write_onnx(graph, path, example, description, opset)
+            _write_onnx(graph, path, example, description, opset, rewrite)
         else:
-            _write_openvino(graph, path, example, description, opset)
+            _write_openvino(graph, path, example, description, opset, rewrite)
 
 
 def load(path: Path, kind: str) -> Runtime:
@@ -112,18 +118,18 @@ def load(path: Path, kind: str) -> Runtime:
 
         return run
     if kind == "onnx":
-        runtime = _imported("onnxruntime")
+        runtime = imported("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         session = runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         return lambda images: session.run(None, {"images": images})
     # Its default is bfloat16 where the processor has it, which moves boxes by pixels.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}
-    model = _imported("openvino").Core().compile_model(path / "model.xml", "CPU", settings)
+    model = imported("openvino").Core().compile_model(path / "model.xml", "CPU", settings)
     return lambda images: [model(images)[name] for name in OUTPUTS]
 
 
-def _write_onnx(graph, path, example, description, opset) -> None:
+def _write_onnx(graph, path, example, description, opset, rewrite) -> None:
     axes: dict[str, dict[int, str]] = {"images": {2: "height", 3: "width"}}
     axes |= {name: {1: "detections"} for name in OUTPUTS[:3]}
     if len(example) > 1:
@@ -139,17 +145,19 @@ def _write_onnx(graph, path, example, description, opset) -> None:
         output_names=list(OUTPUTS),
         dynamic_axes=axes,
     )
-    onnx = _imported("onnx")
+    if rewrite is not None:
+        rewrite(path)
+    onnx = imported("onnx")
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {KEY: json.dumps(description)})
     onnx.save(model, path)
 
 
-def _write_openvino(graph, path, example, description, opset) -> None:
-    openvino = _imported("openvino")
+def _write_openvino(graph, path, example, description, opset, rewrite) -> None:
+    openvino = imported("openvino")
     path.mkdir()
     intermediate = path / "model.onnx"
-    _write_onnx(graph, intermediate, example, description, opset)
+    _write_onnx(graph, intermediate, example, description, opset, rewrite)
     model = openvino.convert_model(intermediate)
     openvino.save_model(model, path / "model.xml", compress_to_fp16=False)
     intermediate.unlink()
@@ -181,7 +189,12 @@ def check_place(path: Path, kind: str) -> None:
         raise ValueError(f"{path} holds other files than an export; name a folder of its own.")
 
 
-def _imported(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
+    """A package that exports need.
+
+    Raises:
+        ImportError: it is missing; names the command that installs it.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
