@@ -15,6 +15,7 @@ from detectron2_agssp.data.unlabeled import register_map_folders
 from detectron2_agssp.engine.epochs import install_epochs
 from detectron2_agssp.engine.optimizer import install_optimizers
 from detectron2_agssp.io.config_files import install_config_handler
+from detectron2_agssp.io.tar_shards import install_tar_handler
 from detectron2_agssp.modeling.detectors.score_weights import install_score_weights
 
 
@@ -25,6 +26,7 @@ def install() -> None:
     logging.getLogger("detectron2_agssp").parent = logging.getLogger("detectron2")
     extend_default_config()
     install_config_handler()
+    install_tar_handler()
     install_configured_datasets()
     install_mapper_choice()
     install_source_sampler()

@@ -19,7 +19,11 @@ GO_ON = "The same command again goes on: the maps that were made are kept."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGES", help="folder of images, searched recursively")
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        help="folder of images, searched recursively, or tar archives: 'shard-{000..099}.tar'",
+    )
     parser.add_argument("maps", metavar="MAPS", help="folder to write")
     parser.add_argument(
         "--fitted-by", metavar="MAPS", help="use that folder's fitted scorer and calibration"
@@ -40,10 +44,12 @@ def make_maps(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from detectron2_agssp.io.config_reading import config_from
+    from detectron2_agssp.io.tar_shards import check_no_archive
     from detectron2_agssp.maps.generate import generate_anomaly_maps, registration_hint
     from detectron2_agssp.maps.store import parse_shard
     from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
+    check_no_archive(args.maps)
     keep_freed_memory()
     setup_logger(name="detectron2_agssp", distributed_rank=comm.get_rank())
     summary = generate_anomaly_maps(

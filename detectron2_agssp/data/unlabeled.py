@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from detectron2_agssp.io.coco import forget_dataset
 from detectron2_agssp.io.files import datasets_root, user_path
+from detectron2_agssp.io.tar_shards import image_root_of
 from detectron2_agssp.maps.store import MapStore
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def load_unlabeled(image_root: str | Path | None, map_root: str | Path) -> list[
     store = MapStore(map_root)
     if image_root is None:
         image_root = _recorded_image_root(store)
-    image_root = os.path.expanduser(str(image_root))
+    image_root = image_root_of(os.path.expanduser(str(image_root)))
     # A URL is read through iopath, which says what is missing.
     if "://" not in image_root and not os.path.isdir(image_root):
         raise FileNotFoundError(
@@ -63,8 +64,8 @@ def register_unlabeled(name: str, image_root: str | Path | None, map_root: str |
 
     Args:
         name: of the data set in ``DATASETS.TRAIN``.
-        image_root: folder that the manifest's image paths are relative to. None: the one that the
-            maps were made of, which ``scorer.json`` names.
+        image_root: folder, or archives, that the manifest's image paths are relative to. None:
+            that which the maps were made of, which ``scorer.json`` names.
         map_root: the map folder, with ``manifest.jsonl``.
     """
     map_root = user_path(map_root)
@@ -73,7 +74,7 @@ def register_unlabeled(name: str, image_root: str | Path | None, map_root: str |
         DatasetCatalog.register(registered, lambda: load_unlabeled(image_root, map_root))
         metadata = MetadataCatalog.get(registered)
         if image_root is not None:
-            metadata.image_root = os.path.expanduser(image_root)
+            metadata.image_root = image_root_of(os.path.expanduser(image_root))
         metadata.set(
             # As in the data set's dicts, which thresholds are found by.
             map_root=str(map_root),

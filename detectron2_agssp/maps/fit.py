@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
 from detectron2_agssp.io.corpus_file import is_corpus
 from detectron2_agssp.io.images import list_images
+from detectron2_agssp.io.tar_shards import PREFIX as TAR_PREFIX
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,
@@ -177,7 +179,8 @@ def _expanded(entries: Iterable[str], image_root: str) -> Iterator[str]:
 
 def _matches(entry: str, image_root: str) -> list[str]:
     path = os.path.join(image_root, entry)
-    if os.path.isdir(path):
+    in_archives = image_root.startswith(TAR_PREFIX) and "*" not in entry
+    if os.path.isdir(path) or (in_archives and PathManager.isdir(path)):
         return [os.path.join(entry, image) for image in _images_below(image_root, entry)]
     if "*" not in entry:
         return [entry] if os.path.isfile(path) or "://" in image_root else []
@@ -194,8 +197,9 @@ def _matches(entry: str, image_root: str) -> list[str]:
 def _images_below(image_root: str, folder: str) -> Iterator[str]:
     """The images of a folder below ``image_root``, or elsewhere, by their paths in it."""
     path = os.path.join(image_root, folder)
-    if is_corpus(image_root) and not os.path.isabs(folder):
-        # Not what is behind its links: some of it was left out.
+    is_listed = is_corpus(image_root) or image_root.startswith(TAR_PREFIX)
+    if is_listed and not os.path.isabs(folder):
+        # Not what is behind the links of a corpus: some of it was left out.
         inside = os.path.normpath(folder)
         prefix = "" if inside == "." else f"{inside}/"
         names = (name for name in list_images(image_root) if name.startswith(prefix))

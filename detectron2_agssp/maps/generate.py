@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from detectron2_agssp.io.files import atomic_write, datasets_root, named_when_full, user_path
 from detectron2_agssp.io.images import list_images
+from detectron2_agssp.io.tar_shards import image_root_of
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
@@ -64,7 +65,8 @@ def generate_anomaly_maps(
 
     Args:
         cfg: a config with the ``AGSSP`` node; see ``AGSSP.SCORER`` and ``AGSSP.CALIBRATION``.
-        image_root: folder of images, searched recursively; or a URL of iopath's PathManager.
+        image_root: folder of images, searched recursively; a URL of iopath's PathManager; or tar
+            archives, ``shard-{000..099}.tar`` (see :mod:`~detectron2_agssp.io.tar_shards`).
         map_root: folder to write; see :class:`~detectron2_agssp.maps.store.MapStore`.
         fitted_by: another map folder, whose fitted scorer and calibration are used as they are,
             for example to score test images by what is normal in training.
@@ -228,8 +230,10 @@ def _warn_of_gone(count: int) -> None:
 
 
 def absolute_root(image_root: str | Path) -> str:
-    """An image folder as ``scorer.json`` has it: absolute; a URL stays as it is."""
-    return str(image_root) if "://" in str(image_root) else str(user_path(image_root).resolve())
+    """An image folder as ``scorer.json`` has it: absolute; a URL stays as it is, archives become
+    one."""
+    root = image_root_of(image_root)
+    return root if "://" in root else str(user_path(root).resolve())
 
 
 def registration_hint(image_root: str | Path, map_root: str | Path) -> str:
