@@ -15,6 +15,7 @@ TINY = {
     "maps": {"AGSSP.SCORER.IMAGE_SIZE": 64},
     "report": {},
     "predict": {},
+    "next": {},
     "pretrain": {
         **YAML_SETTINGS,
         "MAPS.AGSSP.SCORER.IMAGE_SIZE": 64,
@@ -45,15 +46,18 @@ def test_the_recipe_of_the_readme(work_folder):
                 run.append([sys.executable, "-m", "detectron2_agssp", *words[1:], *flat(words[1])])
             elif words[:2] == ["python", "train_net.py"]:
                 run.append([sys.executable, *words[1:], *flat("train")])
-    assert len(run) == 6
+    assert len(run) == 7
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = ""
     for command in run:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        printed += done.stdout
     assert (work_folder / "report" / "report.html").is_file()
     assert (work_folder / "output" / "agbp_round2" / "backbone_final.pth").is_file()
     assert (work_folder / "predictions" / "predictions.json").is_file()
-    assert "loaded backbone (" in done.stdout
+    assert (work_folder / "next_guesses" / "report.html").is_file()
+    assert "loaded backbone (" in printed
 
 
 def flat(kind: str) -> list[str]:
