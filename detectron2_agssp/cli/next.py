@@ -27,6 +27,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--per-source", action="store_true", help="N of each source, an image's first folder"
     )
     parser.add_argument(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="detect in tiles of PX pixels a side in larger images, as agssp predict does",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of neighbouring tiles, as a share of their side (AGSSP.PREDICT.TILE_OVERLAP; "
+        "default: 0.2)",
+    )
+    parser.add_argument(
         "opts",
         nargs="*",
         default=[],
@@ -41,6 +55,9 @@ def run(args: argparse.Namespace) -> None:
     from detectron2_agssp.inference.next_images import next_images
 
     setup_logger(name="detectron2_agssp")
+    options = list(args.opts)
+    if args.overlap is not None:
+        options += ["AGSSP.PREDICT.TILE_OVERLAP", str(args.overlap)]
     chosen = next_images(
         args.run,
         args.images,
@@ -48,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         count=args.count,
         maps=args.maps,
         per_source=args.per_source,
-        options=args.opts,
+        tile=args.tile,
+        options=options,
     )
     folder = args.output.rsplit(".", 1)[0] + "_guesses"
     print(f"{len(chosen)} images in {args.output}: see {folder}/report.html")

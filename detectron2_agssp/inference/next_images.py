@@ -64,6 +64,7 @@ def next_images(
     count: int,
     maps: str | Path | None = None,
     per_source: bool = False,
+    tile: int = 0,
     options: Sequence[str] = (),
 ) -> list[str]:
     """Chooses the images to label next, writes their paths, a page that shows them, and the guessed
@@ -82,6 +83,7 @@ def next_images(
         count: how many.
         maps: map folder of the same images.
         per_source: so many of each source, an image's first folder.
+        tile: as of :func:`~detectron2_agssp.predict`; of the detector, not of the maps.
         options: KEY VALUE pairs that override the run's config; without a run, ``AGSSP.SCORER``.
 
     Returns:
@@ -101,7 +103,7 @@ def next_images(
             f"{folder} holds guesses already, perhaps with corrections: choose another name than "
             f"{output.name}, or move the folder away."
         )
-    guesser = _guesser(run, options, maps)
+    guesser = _guesser(run, options, maps, tile)
     inputs = open_inputs(images, guesser.reader)
     if not isinstance(inputs, ImageFiles):
         raise ValueError(f"{images} is a video: save its frames as images, to be labelled.")
@@ -213,15 +215,29 @@ class _Guesser:
         }
 
 
-def _guesser(run: str | Path, options: Sequence[str], maps: str | Path | None) -> _Guesser:
+def _guesser(
+    run: str | Path, options: Sequence[str], maps: str | Path | None, tile: int
+) -> _Guesser:
     store = None if maps is None else MapStore(maps)
     if str(run) == NO_RUN:
+        if tile:
+            raise ValueError(
+                f"Tiles (--tile {tile}) are for a detector, and there is none yet. Maps of large "
+                "images are made in tiles by agssp maps: AGSSP.SCORER.RESIZE tile."
+            )
         cfg = read_config("", options)
         rule = None if maps is None else BoxRule.from_config(cfg, maps)
         reader, look = ImageReader(cfg), look_of_scorer(cfg)
         return _Guesser(reader, look, (_CLASS,), [], store, rule, None, _THRESHOLD)
     opened = open_run(run, options)
-    detector = Detector(opened, threshold=_LOWEST, batch_size=1)
+    settings = opened.cfg.AGSSP.PREDICT
+    detector = Detector(
+        opened,
+        threshold=_LOWEST,
+        tile=tile,
+        tile_overlap=settings.TILE_OVERLAP,
+        batch_size=settings.BATCH_SIZE,
+    )
     threshold = min(max(opened.threshold or _THRESHOLD, _LOWEST), 1 - _LOWEST)
     reader, look = ImageReader(opened.cfg), look_of_detector(opened.cfg, detector.model)
     labelled = _labelled(opened.cfg)

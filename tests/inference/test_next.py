@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
+from detectron2_agssp import predict
 from detectron2_agssp.cli.main import main
 from detectron2_agssp.data import read_labels
 from detectron2_agssp.inference.next_choice import choose, ranks, uncertainty, unexplained
@@ -145,6 +146,27 @@ def test_guesses_leave_as_yolo_and_voc(run, images, maps, tmp_path, monkeypatch)
     assert objects == len(boxes)
 
 
+def test_large_images_in_tiles(run, tmp_path, monkeypatch):
+    """Their guesses are those of agssp predict."""
+    monkeypatch.setattr("detectron2_agssp.inference.next_images._THRESHOLD", 0.3)
+    wide = tmp_path / "images" / "wide.png"
+    wide.parent.mkdir()
+    Image.fromarray(make_surface(64, 200)).save(wide)
+    guesses = {}
+    for tile in ("0", "80"):
+        out = str(tmp_path / f"{tile}.txt")
+        size = ["--tile", tile, "--overlap", "0.25"]
+        main(["next", str(run), str(wide.parent), out, "--count", "1", *size])
+        coco = json.loads((tmp_path / f"{tile}_guesses" / "annotations.json").read_text())
+        guesses[tile] = [entry["bbox"] for entry in coco["annotations"]]
+    options = ["AGSSP.PREDICT.TILE_OVERLAP", "0.25"]
+    found = predict(run, wide, threshold=0.05, tile=80, options=options)["wide.png"]
+    expected = found["boxes"][found["scores"] >= 0.3].numpy()
+    expected[:, 2:] -= expected[:, :2]
+    np.testing.assert_allclose(guesses["80"], expected, atol=1e-3)
+    assert len(guesses["80"]) > len(guesses["0"]) > 0
+
+
 def test_without_a_run_maps_and_features_decide(images, maps, tmp_path):
     chosen = next_images("-", images, tmp_path / "a.txt", count=8, maps=maps, options=SMALL)
     assert len(chosen) == 7, "of the two that are nearly the same, one"
@@ -190,6 +212,11 @@ def test_guesses_are_never_overwritten(run, images, tmp_path):
         ({"images": "clip.mp4"}, "is a video"),
         ({"maps": "other"}, "has no map of any of these images"),
         ({"run": "nowhere"}, "There is no run"),
+        ({"tile": 16}, "A tile of 16 pixels is smaller than 64, the largest stride"),
+        (
+            {"run": "-", "tile": 64},
+            r"Tiles \(--tile 64\) are for a detector, and there is none yet",
+        ),
     ],
 )
 def test_bad_input(run, images, maps, tmp_path, arguments, message):
