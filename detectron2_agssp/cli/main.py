@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 from detectron2_agssp import cli, install
-from detectron2_agssp.utils.command_line import GO_ON, WRONG_USAGE, CommandParser, readable_errors
+from detectron2_agssp.utils.command_line import (
+    GO_ON,
+    WRONG_USAGE,
+    CommandParser,
+    check_alone,
+    readable_errors,
+)
 from detectron2_agssp.utils.suggestions import did_you_mean
 from detectron2_agssp.version import __version__
 
@@ -51,6 +57,7 @@ def run_command(command: str, arguments: Sequence[str], *, prog: str) -> None:
     parser = _parser_of(module, prog)
     args = parser.parse(arguments)
     with readable_errors(getattr(module, "GO_ON", GO_ON)):
+        check_alone(args, prog)
         if getattr(module, "NEEDS_PLUGIN", True):
             install()
         module.run(args)

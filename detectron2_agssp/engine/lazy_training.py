@@ -6,8 +6,14 @@ import logging
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_setup, default_writers, hooks
-from detectron2.engine.defaults import create_ddp_model
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    default_setup,
+    default_writers,
+    defaults,
+    hooks,
+)
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig
@@ -15,6 +21,7 @@ from torch import nn
 
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from detectron2_agssp.checkpoint.remote import fetch_weights
+from detectron2_agssp.engine.processes import ddp_of
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -63,7 +70,8 @@ def train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     loader = instantiate(cfg.dataloader.train)
-    model = create_ddp_model(model, **cfg.train.ddp)
+    with ddp_of(str(cfg.train.device)):
+        model = defaults.create_ddp_model(model, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     folder = cfg.train.output_dir
     checkpointer = CheckedCheckpointer(model, folder, trainer=trainer)

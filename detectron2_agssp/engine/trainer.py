@@ -16,6 +16,7 @@ from detectron2_agssp.engine.averaging import AverageWeights, ExchangeWeights, W
 from detectron2_agssp.engine.early_stopping import StopWithoutGain, TrainingStopped
 from detectron2_agssp.engine.hooks import ExportBackbone, ExportTeacher, StoreThreshold
 from detectron2_agssp.engine.mixed_precision import train_in_bfloat16, without_cuda_amp
+from detectron2_agssp.engine.processes import ddp_of
 from detectron2_agssp.engine.trackers import build_trackers
 from detectron2_agssp.engine.training_page import TrainingPage
 from detectron2_agssp.evaluation.map_evaluator import AnomalyMapEvaluator
@@ -31,7 +32,8 @@ class AGSSPTrainer(DefaultTrainer):
     teacher rounds, as files."""
 
     def __init__(self, cfg):
-        super().__init__(without_cuda_amp(cfg))
+        with ddp_of(cfg.MODEL.DEVICE):
+            super().__init__(without_cuda_amp(cfg))
         if self.cfg.SOLVER.AMP.ENABLED != cfg.SOLVER.AMP.ENABLED:
             train_in_bfloat16(getattr(self.model, "module", self.model))
 

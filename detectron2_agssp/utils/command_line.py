@@ -10,9 +10,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from typing import NoReturn
 
+from detectron2_agssp.utils import torchrun
 from detectron2_agssp.utils.suggestions import did_you_mean
 
 WRONG_USAGE = 2  # exit code of every expected error
@@ -117,11 +117,27 @@ def readable_errors(go_on: str = GO_ON) -> Iterator[None]:
 
 def launch(function: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Calls ``function(args)`` in as many processes as the arguments of
-    :func:`add_launch_arguments` say; ``function`` can be imported by its name."""
+    :func:`add_launch_arguments` say, or in this one of those that torchrun has started;
+    ``function`` can be imported by its name.
+
+    Raises:
+        ValueError: torchrun and these arguments both say how many.
+    """
     from detectron2.engine import launch as launch_processes
     from torch.multiprocessing import ProcessExitedException
 
     alone = args.num_gpus * args.num_machines == 1
+    member = torchrun.member_of()
+    if member is not None:
+        if not alone:
+            raise ValueError(
+                f"torchrun has started {member.world_size} processes already: leave out --num-gpus "
+                "and --num-machines, or call the command without torchrun."
+            )
+        torchrun.join(member)
+        function(args)
+        torchrun.leave()
+        return
     try:
         launch_processes(
             function if alone else _run_readably,
@@ -130,12 +146,24 @@ def launch(function: Callable[[argparse.Namespace], object], args: argparse.Name
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args,) if alone else (function, args),
-            # The others wait while the first process fits a scorer.
-            timeout=timedelta(days=7),
+            timeout=torchrun.TIMEOUT,
         )
     except ProcessExitedException as error:
         # It has said why.
         raise SystemExit(error.exit_code) from error
+
+
+def check_alone(args: argparse.Namespace, prog: str) -> None:
+    """Refuses to run a command, that knows of no other processes, in each that torchrun started.
+
+    Raises:
+        ValueError: there are several, and ``args`` are not those of :func:`add_launch_arguments`.
+    """
+    if not hasattr(args, "num_gpus") and (member := torchrun.member_of()) is not None:
+        raise ValueError(
+            f"{prog} runs in one process, and torchrun has started {member.world_size}: call it "
+            "without."
+        )
 
 
 def _run_readably(function: Callable, args: argparse.Namespace) -> None:
