@@ -1,9 +1,10 @@
 """AGSSP for Detectron2: importing this package is the installation.
 
 The import extends ``get_cfg()``'s defaults with the ``AGSSP`` node, registers the
-meta-architecture, backbones, anomaly scorers, mappers and data sets, opens ``agssp://`` configs,
-and makes Detectron2's default mapper and checkpointer honour AGSSP's keys and files. Importing it
-again changes nothing, and a config without AGSSP keys behaves exactly as without the import.
+meta-architecture, backbones, anomaly scorers, mappers and data sets, opens ``agssp://`` configs
+and weights, and makes Detectron2's default mapper and checkpointer honour AGSSP's keys and files.
+Importing it again changes nothing, and a config without AGSSP keys behaves exactly as without the
+import.
 """
 
 import importlib

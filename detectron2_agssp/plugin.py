@@ -16,6 +16,7 @@ from detectron2_agssp.engine.epochs import install_epochs
 from detectron2_agssp.engine.optimizer import install_optimizers
 from detectron2_agssp.io.config_files import install_config_handler
 from detectron2_agssp.io.tar_shards import install_tar_handler
+from detectron2_agssp.io.zoo_files import install_zoo_handler
 from detectron2_agssp.modeling.detectors.score_weights import install_score_weights
 
 
@@ -26,6 +27,7 @@ def install() -> None:
     logging.getLogger("detectron2_agssp").parent = logging.getLogger("detectron2")
     extend_default_config()
     install_config_handler()
+    install_zoo_handler()
     install_tar_handler()
     install_configured_datasets()
     install_mapper_choice()

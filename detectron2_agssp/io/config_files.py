@@ -1,20 +1,18 @@
 """The configs that come with the package, and ``agssp://``, which names them wherever Detectron2
 reads a file: ``agssp://agbp/R50.yaml``."""
 
-import logging
-import os
-import posixpath
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathHandler, PathManager
+from detectron2.utils.file_io import PathManager
 from fvcore.common.file_io import PathManager as fvcore_path_manager
 from iopath.common.file_io import g_pathmgr
 
+from detectron2_agssp.io.shipped_files import ShippedFiles, name_inside
 from detectron2_agssp.utils.suggestions import did_you_mean
 
 PREFIX = "agssp://"
+_WHOLE = "the shipped configs"
 
 
 def config_root() -> Path:
@@ -40,7 +38,7 @@ def config_path(name: str) -> Path:
     Raises:
         FileNotFoundError: there is none of that name; the message names the nearest.
     """
-    inside = _inside(name)
+    inside = name_inside(name, PREFIX, _WHOLE)
     path = config_root() / inside
     if path.is_file():
         return path
@@ -53,44 +51,16 @@ def config_path(name: str) -> Path:
     raise FileNotFoundError(f"There is no shipped config {PREFIX}{inside}.{hint}")
 
 
-def _inside(name: str) -> str:
-    """Path below the root, without ``..``; a name that leads out of the root is refused."""
-    inside = posixpath.normpath(name.removeprefix(PREFIX).replace(os.sep, "/"))
-    if inside.startswith(("../", "/")) or inside == "..":
-        raise FileNotFoundError(f"{name} leads out of the shipped configs.")
-    return inside
-
-
-class ConfigHandler(PathHandler):
+class ConfigHandler(ShippedFiles):
     """Opens ``agssp://`` for iopath's path managers, for reading."""
 
-    def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+    prefix, whole = PREFIX, _WHOLE
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return str(config_path(path))
+    def root(self) -> Path:
+        return config_root()
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any):
-        if set(mode) - set("rbt"):
-            raise ValueError(f"{path} is shipped with the package: it can be read, not written.")
-        return open(config_path(path), mode, **kwargs)
-
-    def _exists(self, path: str, **kwargs: Any) -> bool:
-        return (config_root() / _inside(path)).exists()
-
-    def _isfile(self, path: str, **kwargs: Any) -> bool:
-        try:
-            return config_path(path).is_file()
-        except FileNotFoundError as error:
-            # Callers turn False into an error of their own, which lacks the nearest name.
-            logging.getLogger(__name__).warning(error)
-            return False
-
-    def _isdir(self, path: str, **kwargs: Any) -> bool:
-        return (config_root() / _inside(path)).is_dir()
-
-    def _ls(self, path: str, **kwargs: Any) -> list[str]:
-        return sorted(os.listdir(config_root() / _inside(path)))
+    def find(self, path: str) -> Path:
+        return config_path(path)
 
 
 def _open_cfg(filename: str):
