@@ -3,12 +3,14 @@
 An image is worth a label where the detector is uncertain, where its anomaly map has mass that no
 detection explains, or where it is unlike the labelled images; of near-duplicates one is chosen at
 most. OUT.txt gets a path per line; OUT_guesses/ report.html, and the guesses as annotations.json
-(COCO), yolo/ and voc/, to be corrected in any labelling tool.
+(COCO), yolo/ and voc/, to be corrected in any labelling tool. After an interruption the same
+command goes on.
 """
 
 import argparse
 
 HELP = "which images to label next, with guessed boxes"
+GO_ON = "The same command again goes on: what was looked at is kept."
 EXAMPLE = "agssp next output/finetune images --count 50 --maps maps next.txt"
 
 

@@ -97,7 +97,7 @@ def predict(
         num_workers=settings.NUM_WORKERS,
         draw=draw if settings.PICTURES else None,
     )
-    of_what = {"images": inputs.place, "threshold": score, "tile": tile, **_settings(opened)}
+    of_what = {"images": inputs.place, "threshold": score, "tile": tile, **what_decides(opened)}
     with store.opened(of_what):
         done = {
             name
@@ -143,8 +143,8 @@ def _entry(predicted: Predicted) -> dict:
     return as_entry(predicted.name, size, predicted.found, predicted.state)
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """What predictions depend on."""
+def what_decides(run: Run) -> dict[str, Any]:
+    """What a run's predictions depend on, beside images, tiles and the threshold; as JSON."""
     plain = settings_of(run.cfg)
     config = {node: plain[node] for node in _NODES}
     del config["MODEL"]["DEVICE"]

@@ -105,7 +105,7 @@ class PredictionStore:
                 for line in file:
                     number += 1
                     entry = json.loads(line)
-                    _check_entry(entry)
+                    check_entry(entry)
                     entries[entry["image"]] = entry
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
@@ -167,7 +167,7 @@ def shortest(values: torch.Tensor) -> Any:
     return np.array(flat).reshape(values.shape).tolist()
 
 
-def _check_entry(entry: dict) -> None:
+def check_entry(entry: dict) -> None:
     """Raises one of several errors for what :func:`as_entry` does not make."""
     found = as_detections(entry)
     sides = (entry["height"], entry["width"])
