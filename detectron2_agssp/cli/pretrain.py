@@ -6,6 +6,8 @@ same command goes on after an interruption.
 
 import argparse
 
+from detectron2_agssp.utils.command_line import add_launch_arguments, launch
+
 HELP = "pretrain a detector on unlabelled images: maps, AGBP, further rounds, AGDP"
 EXAMPLE = "agssp pretrain images out --detector faster_rcnn_R50_fpn AGDP.SOLVER.BASE_LR 0.005"
 
@@ -26,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of AGBP; 1: AGSSP as published, for small defects in mostly normal images "
         "(default: %(default)s)",
     )
+    add_launch_arguments(parser)
     parser.add_argument(
         "opts",
         nargs="*",
@@ -36,6 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    launch(pretrain_in_process, args)
+
+
+def pretrain_in_process(args: argparse.Namespace) -> None:
+    """In one process of several."""
     from detectron2_agssp.engine.pretrain import pretrain
     from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 

@@ -1,11 +1,13 @@
 """The whole method in order, once: maps, AGBP, further rounds, AGDP."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.utils import comm
 
 from detectron2_agssp.boxes import BoxRule
 from detectron2_agssp.boxes.threshold import map_statistics, source_statistics
@@ -18,6 +20,7 @@ from detectron2_agssp.engine.pretrain_record import (
     files_of,
     skipped_images,
 )
+from detectron2_agssp.engine.processes import of_main
 from detectron2_agssp.engine.recipe import Options, Recipe, check_detector, device
 from detectron2_agssp.engine.runs import is_finished, run_config
 from detectron2_agssp.engine.stages import (
@@ -88,7 +91,8 @@ def pretrain(
 
     Killed at any moment, the same call goes on; a finished stage is not run again. What it chooses
     (batch, iterations, by the number of images and the machine) and how long it will take is
-    printed, and ``options`` overrule it.
+    printed, and ``options`` overrule it. Called in every process of a run, such as torchrun starts,
+    it is one pretraining; their batches are shares of the same size.
 
     ``rounds=2`` is what gained most on NEU-DET (docs/benchmark.md): AGBP learns the maps of
     ``mahalanobis``, then the energies of its own backbone, and AGDP learns the boxes of the second
@@ -120,20 +124,27 @@ def pretrain(
     parsed = Options.parse(options)
     recipe = Recipe(detector, rounds, parsed)
     recipe.check_options()
-    files = files_of(images)
-    if output == images or images in output.parents:
-        raise ValueError(
-            f"The output {output} lies in the image folder {images}, where its pictures would be "
-            "taken for images. Name a folder outside of it."
-        )
     settings = {
         "images": str(images),
         "detector": detector,
         "rounds": rounds,
         "options": {stage or "all": keys for stage, keys in parsed.by_stage.items()},
     }
-    with only_run(output):
-        record = checked_record(output, settings, files)
+    with contextlib.ExitStack() as guards:
+        if not comm.is_main_process():
+            guards.enter_context(contextlib.redirect_stdout(None))
+
+        def begin() -> dict[str, Any]:
+            files = files_of(images)
+            if output == images or images in output.parents:
+                raise ValueError(
+                    f"The output {output} lies in the image folder {images}, where its pictures "
+                    "would be taken for images. Name a folder outside of it."
+                )
+            guards.enter_context(only_run(output))
+            return checked_record(output, settings, files)
+
+        record = of_main(begin)
         return _Run(recipe, images, output, record).run()
 
 
@@ -143,6 +154,7 @@ class _Run:
     def __init__(self, recipe: Recipe, images: Path, output: Path, record: dict):
         self.recipe, self.images, self.output, self.record = recipe, images, output, record
         self.stages = self._stages()
+        self.processes = comm.get_world_size()
 
     def _stages(self) -> list[_Stage]:
         maps = self.output / "maps"
@@ -161,11 +173,12 @@ class _Run:
 
     def run(self) -> Pretrained:
         clock = None
-        if not all(stage.finished for stage in self.stages):
-            clock = self._plan()
+        finished = of_main(lambda: [stage.finished for stage in self.stages])
+        if not all(finished):
+            clock = self._plan(finished)
         for number, stage in enumerate(self.stages, start=1):
             head = f"stage {number} of {len(self.stages)}: {stage.title}"
-            if stage.finished:
+            if finished[number - 1]:
                 print(f"{head}: done", flush=True)
                 continue
             print(f"{head}, about {clock.said(number - 1)}", flush=True)
@@ -184,7 +197,7 @@ class _Run:
         print(usage(pretrained, self.recipe.options), flush=True)
         return pretrained
 
-    def _plan(self) -> Clock:
+    def _plan(self, finished: list[bool]) -> Clock:
         """Chooses schedules, or takes those of the run that is resumed, and says them."""
         height, width = self.record["image_size"]
         where = self.recipe.options.common.get("MODEL.DEVICE", device())
@@ -197,19 +210,38 @@ class _Run:
         # Before hours of maps, not after them.
         fetch_weights(self._probe_config("AGBP").MODEL.WEIGHTS)
         costs = {kind: measure_cost(self._probe_config(kind), height, width) for kind in _TRAINED}
-        if "schedule" not in self.record:
-            chosen = {
-                kind: self.recipe.schedule(kind, self.record["count"], costs[kind])
-                for kind in _TRAINED
-            }
-            self.record["schedule"] = {kind: keys for kind, (keys, _) in chosen.items()}
-            self.record["said"] = {kind: text for kind, (_, text) in chosen.items()}
-            write_json(self.output / RECORD, self.record)
+        # All measure, as models may wait for each other; the first one's figures count.
+        costs = of_main(lambda: costs)
+        self.record = of_main(lambda: self._with_schedule(costs))
         for kind, text in self.record["said"].items():
             print(f"{kind}: {text}")
-        clock = Clock([self._seconds(stage, costs) for stage in self.stages])
+        seconds = [self._seconds(stage, costs) / self.processes for stage in self.stages]
+        clock = Clock([0.0 if done else s for done, s in zip(finished, seconds, strict=True)])
         print(f"About {readable_time(clock.left(0))} in all.", flush=True)
         return clock
+
+    def _with_schedule(self, costs: dict[str, Cost]) -> dict[str, Any]:
+        """The record with the schedules that are chosen now, or were when the run began."""
+        record = self.record
+        is_new = "schedule" not in record
+        if is_new:
+            chosen = {
+                kind: self.recipe.schedule(kind, record["count"], costs[kind], self.processes)
+                for kind in _TRAINED
+            }
+            record["schedule"] = {kind: keys for kind, (keys, _) in chosen.items()}
+            record["said"] = {kind: text for kind, (_, text) in chosen.items()}
+        for kind in _TRAINED:
+            keys = {**record["schedule"][kind], **self.recipe.options.of(kind)}
+            batch = int(keys["SOLVER.IMS_PER_BATCH"])
+            if batch % self.processes:
+                raise ValueError(
+                    f"{kind} has batches of {batch} images (SOLVER.IMS_PER_BATCH), which "
+                    f"{self.processes} processes cannot share. Take as many as divide it."
+                )
+        if is_new:
+            write_json(self.output / RECORD, record)
+        return record
 
     def _probe_config(self, kind: str):
         path = self.recipe.agbp_path if kind == "AGBP" else self.recipe.agdp_path
@@ -218,8 +250,6 @@ class _Run:
 
     def _seconds(self, stage: _Stage, costs: dict[str, Cost]) -> float:
         """An estimate, before anything but a few iterations has been timed."""
-        if stage.finished:
-            return 0.0
         if stage.kind in _TRAINED:
             solver = self._config(stage).SOLVER
             return costs[stage.kind].seconds * solver.IMS_PER_BATCH * solver.MAX_ITER
@@ -268,7 +298,9 @@ class _Run:
                 *verdict(boxes),
                 sep="\n",
             )
-        train_on_maps(cfg, self.images, stage.maps, hooks=[Pace(clock, self.stages.index(stage))])
+        is_main = comm.is_main_process()
+        pace = [Pace(clock, self.stages.index(stage))] if is_main else []
+        train_on_maps(cfg, self.images, stage.maps, progress=is_main, hooks=pace)
 
     def _with_sane_margin(self, cfg, map_root: Path):
         """At most half the mean maximum (of the darkest source, where each has a threshold): of

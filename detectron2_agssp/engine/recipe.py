@@ -140,13 +140,16 @@ class Recipe:
         scorer["AGSSP.PRETEXT.NAME"] = ""
         return {**self.own("ENERGY"), **scorer, **self.options.of("ENERGY")}
 
-    def schedule(self, stage: str, num_images: int, cost: Cost) -> tuple[dict[str, Any], str]:
+    def schedule(
+        self, stage: str, num_images: int, cost: Cost, processes: int = 1
+    ) -> tuple[dict[str, Any], str]:
         """Batch, iterations and what depends on them.
 
         Args:
             stage: "AGBP" or "AGDP".
             num_images: to train on.
             cost: of an image.
+            processes: that a batch is shared between; on GPUs, each has memory of its own.
 
         Returns:
             the keys, without those that the user sets, and what to say of them.
@@ -156,7 +159,10 @@ class Recipe:
         shipped.merge_from_file(self.agbp_path if stage == "AGBP" else self.agdp_path)
         solver, where = shipped.SOLVER, given.get("MODEL.DEVICE", device())
         batch = int(given.get("SOLVER.IMS_PER_BATCH") or 0)
-        batch = batch or cost.affordable(solver.IMS_PER_BATCH, where)
+        if not batch:
+            shares = 1 if where == "cpu" else processes
+            batch = shares * cost.affordable(math.ceil(solver.IMS_PER_BATCH / shares), where)
+            batch = processes * math.ceil(batch / processes)
         counted = shipped.AGSSP.SOLVER
         epochs = counted.EPOCHS or solver.MAX_ITER * solver.IMS_PER_BATCH / NEU_DET_IMAGES
         if "AGSSP.SOLVER.EPOCHS" in given:
@@ -166,7 +172,7 @@ class Recipe:
         elif self.backbone in AGBP_EPOCHS:
             epochs = AGBP_EPOCHS[self.backbone]
         wanted = max(MIN_ITERATIONS[stage], round(epochs * num_images / batch))
-        seconds = cost.seconds * batch
+        seconds = cost.seconds * batch / processes
         iterations, note = wanted, ""
         if where == "cpu" and wanted * seconds > 3600 * MAX_HOURS:
             iterations = max(MIN_ITERATIONS[stage], int(3600 * MAX_HOURS / seconds))

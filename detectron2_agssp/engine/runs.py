@@ -13,12 +13,14 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from detectron2_agssp.checkpoint.resuming import forget_damaged_checkpoints
 from detectron2_agssp.engine.metrics_file import read_metrics
+from detectron2_agssp.engine.processes import of_main
 from detectron2_agssp.engine.trainer import AGSSPTrainer
 from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.files import atomic_write, named_when_full, write_json
@@ -52,6 +54,8 @@ def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()
     ``cfg.OUTPUT_DIR`` alone; the console gets a progress bar. Beside the weights: ``config.yaml``
     and, written last, ``finished.json``; what a killed run left half-written is not taken for done.
 
+    Called in every process of a run, it is one training.
+
     Args:
         cfg: of the run, and its folder.
         progress: show a bar.
@@ -62,29 +66,32 @@ def train(cfg: CfgNode, *, progress: bool = True, hooks: Sequence[HookBase] = ()
         OSError: the disk is full.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    if not is_finished(output_dir):
+    if not of_main(lambda: is_finished(output_dir)):
         with named_when_full(output_dir, "Make room and run the same command again."):
             _train(cfg, output_dir, progress, hooks)
     return output_dir / "model_final.pth"
 
 
 def _train(cfg: CfgNode, output_dir: Path, progress: bool, hooks: Sequence[HookBase]) -> None:
+    rank = comm.get_rank()
     for name in ("detectron2", "fvcore", "detectron2_agssp"):
         # Each run has a log file of its own.
         logging.getLogger(name).handlers.clear()
-        setup_logger(str(output_dir), name=name, configure_stdout=False)
-    with atomic_write(output_dir / "config.yaml") as file:
-        file.write(cfg.dump())
-    seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
+        setup_logger(str(output_dir), rank, name=name, configure_stdout=False)
+    if rank == 0:
+        with atomic_write(output_dir / "config.yaml") as file:
+            file.write(cfg.dump())
+    # As Detectron2 does: other draws in each process.
+    seed_all_rng(cfg.SEED + rank if cfg.SEED >= 0 else None)
     trainer = AGSSPTrainer(cfg)
     trainer.register_hooks([*hooks, ProgressBar()] if progress else list(hooks))
-    for name in forget_damaged_checkpoints(output_dir):
+    for name in of_main(lambda: forget_damaged_checkpoints(output_dir)):
         logger.warning("Removed %s, which was cut short.", output_dir / name)
     trainer.resume_or_load(resume=True)
     # pycocotools prints its own tables; metrics.json and the log file have the figures.
     with contextlib.redirect_stdout(None):
         trainer.train()
-    _finish(output_dir, cfg.SOLVER.MAX_ITER)
+    of_main(lambda: _finish(output_dir, cfg.SOLVER.MAX_ITER))
 
 
 def is_finished(output_dir: str | Path) -> bool:

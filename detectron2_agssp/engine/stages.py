@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from detectron2_agssp.data.unlabeled import register_unlabeled
+from detectron2_agssp.engine.processes import of_main
 from detectron2_agssp.engine.runs import FINISHED, run_config, train
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.generate import generate_anomaly_maps
@@ -34,7 +35,10 @@ def make_maps(cfg: CfgNode, images: str | Path, map_root: str | Path, *, progres
         ValueError: none of the images could be used (the reasons are in ``skipped.jsonl``).
     """
     generate_anomaly_maps(cfg, images, map_root, progress=progress)
-    store = MapStore(map_root)
+    of_main(lambda: _finish_maps(images, MapStore(map_root)))
+
+
+def _finish_maps(images: str | Path, store: MapStore) -> None:
     if next(store.entries(), None) is None:
         raise ValueError(
             f"No image of {images} got an anomaly map; {store.skipped_path} says why. Give more "

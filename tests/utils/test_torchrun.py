@@ -4,12 +4,15 @@ import socket
 import threading
 
 import pytest
+import torch
 
 from detectron2_agssp.cli.main import main
 from detectron2_agssp.data import register_map_folders
-from detectron2_agssp.maps import generate_anomaly_maps
+from detectron2_agssp.io.images import list_images
+from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.utils.torchrun import Member, member_of
 from tests.child_process import as_script, run_in_child
+from tests.engine.test_pretrain import SETTINGS
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
 
@@ -75,8 +78,10 @@ def test_not_both_torchrun_and_num_gpus(monkeypatch, capsys):
     )
 
 
-def run_two(folder, script, *arguments, datasets=None):
-    """A script, or module, in two processes with torchrun's environment; what each prints."""
+def run_two(folder, script, *arguments, datasets=None, code=0):
+    """A script, or module, in two processes with torchrun's environment, which end with a code;
+    what each prints, and their errors."""
+    folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind((MEETING["MASTER_ADDR"], 0))
         port = free.getsockname()[1]
@@ -95,8 +100,8 @@ def run_two(folder, script, *arguments, datasets=None):
     for thread in threads:
         thread.join()
     errors = [path.read_text() for path in sorted(folder.glob("errors of *"))]
-    assert codes == {0: 0, 1: 0}, errors
-    return [printed[rank].read_text() for rank in range(2)]
+    assert codes == {0: code, 1: code}, errors
+    return [printed[rank].read_text() for rank in range(2)], errors
 
 
 def as_member(datasets, *arguments):
@@ -109,7 +114,7 @@ def test_maps_of_two_processes_are_those_of_one(tiny_cfg, image_folder, tmp_path
     generate_anomaly_maps(tiny_cfg, image_folder, tmp_path / "one", progress=False)
     (tmp_path / "tiny.yaml").write_text(tiny_cfg.dump())
     words = ["maps", image_folder, tmp_path / "two", "--config-file", tmp_path / "tiny.yaml"]
-    first, second = run_two(tmp_path, "detectron2_agssp", *words)
+    (first, second), _ = run_two(tmp_path / "said", "detectron2_agssp", *words)
     assert "6 maps made" in first
     assert second == ""
     names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*"))
@@ -138,7 +143,7 @@ def test_two_processes_train_one_model(tmp_path):
     }
     words = [word for pair in settings.items() for word in pair]
     config = ["--config-file", CONFIGS / "agbp" / "lite0.yaml"]
-    run_two(tmp_path, "detectron2_agssp", "train", *config, *words, datasets=datasets)
+    run_two(tmp_path / "said", "detectron2_agssp", "train", *config, *words, datasets=datasets)
     assert (tmp_path / "run" / "backbone_final.pth").is_file()
     assert 0 <= final_metrics(tmp_path / "run")["total_loss"] <= 4
     # Detectron2 gives each of the others a log of its own.
@@ -162,5 +167,40 @@ def test_a_lazy_config_in_two_processes(tmp_path):
     words = [f"{key}={value}" for key, value in settings.items()]
     config = ["--config-file", "agssp://lazy/agbp_lite0.py"]
     script = ROOT / "tools" / "lazyconfig_train_net.py"
-    run_two(tmp_path, script, *config, *words, datasets=datasets)
+    run_two(tmp_path / "said", script, *config, *words, datasets=datasets)
     assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+class TestPretrain:
+    def run(self, images, out, *options, code=0):
+        """What the processes print, and their errors."""
+        words = [str(word) for pair in SETTINGS.items() for word in pair]
+        said = out.parent / f"said {len(list(out.parent.iterdir()))}"
+        return run_two(
+            said, "detectron2_agssp", "pretrain", images, out, *words, *options, code=code
+        )
+
+    def test_two_processes(self, image_folder, tmp_path):
+        out = tmp_path / "out"
+        (first, second), _ = self.run(image_folder, out, "--rounds", 1)
+        assert second == ""
+        assert first.count("stage ") == 3
+        assert "AGBP: 3 iterations of 2 images" in first
+        for run in ("agbp", "agdp"):
+            weights = torch.load(out / run / "model_final.pth", weights_only=True)
+            assert weights["iteration"] == 2
+            assert not any(name.startswith("module.") for name in weights["model"])
+            assert (out / run / "log.txt.rank1").is_file()
+        images = [entry["image"] for entry in MapStore(out / "maps").entries()]
+        assert images == list(list_images(image_folder))
+        (again, _), _ = self.run(image_folder, out, "--rounds", 1)
+        assert again.count(": done") == 3
+
+    def test_an_error_is_said_once_and_ends_both(self, image_folder, tmp_path):
+        _, errors = self.run(tmp_path / "gone", tmp_path / "out", code=2)
+        assert "does not exist or is not a folder" in errors[0]
+        assert "error" not in errors[1]
+        options = ["AGDP.SOLVER.IMS_PER_BATCH", 3]
+        _, errors = self.run(image_folder, tmp_path / "out", *options, code=2)
+        assert "AGDP has batches of 3 images (SOLVER.IMS_PER_BATCH), which 2" in errors[0]
+        assert "error" not in errors[1]
