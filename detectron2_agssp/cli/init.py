@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="run",
         metavar="RUN",
-        help="folder of agssp pretrain or of a training, or a weight file: what to start from "
-        "(default: the ImageNet weights of the detector's config)",
+        help="folder of agssp pretrain or of a training, or a weight file, also agssp://zoo/...: "
+        "what to start from (default: the ImageNet weights of the detector's config)",
     )
     parser.add_argument(
         "--val",

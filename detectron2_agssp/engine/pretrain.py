@@ -108,6 +108,8 @@ def pretrain(
         options: ``[key, value, ...]`` for the configs of all stages, or of one by a prefix: MAPS,
             AGBP, ENERGY (maps of further rounds), AGDP, as in ``AGDP.SOLVER.MAX_ITER``.
             ``AGSSP.SCORER`` and ``AGSSP.CALIBRATION`` without a prefix are the first maps'.
+            ``MODEL.WEIGHTS`` without one is what each AGBP starts from, such as
+            ``agssp://zoo/NAME.pth``.
 
     Raises:
         FileNotFoundError: there is no folder ``images``.
@@ -265,10 +267,12 @@ class _Run:
             return run_config(recipe.maps_path, self.output, recipe.options.of("MAPS"))
         if kind == "ENERGY":
             energies = recipe.energy_options(min(self.record["image_size"]))
+            energies = {**recipe.options.common, **energies}
+            if "MODEL.WEIGHTS" not in recipe.options.by_stage.get("ENERGY", {}):
+                # Those that the user names are what AGBP starts from.
+                energies.pop("MODEL.WEIGHTS", None)
             weights = stage.start / "model_final.pth"
-            return energy_maps_config(
-                recipe.agbp_path, self.output, weights, {**recipe.options.common, **energies}
-            )
+            return energy_maps_config(recipe.agbp_path, self.output, weights, energies)
         common = {**recipe.own(kind), **self.record["schedule"][kind], **recipe.options.common}
         return training_config(
             recipe.agbp_path if kind == "AGBP" else recipe.agdp_path,

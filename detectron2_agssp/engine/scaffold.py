@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 
 from detectron2_agssp.checkpoint.loading import load_weights
 from detectron2_agssp.checkpoint.record import KEY, differing_settings
+from detectron2_agssp.checkpoint.remote import fetch_weights
 from detectron2_agssp.data.own_labels import (
     MIN_IMAGES_TO_SPLIT,
     draw_validation,
@@ -87,7 +88,7 @@ def write_finetuning_config(
         images: what its file names are relative to; as
             :func:`~detectron2_agssp.data.own_labels.read_own_labels`.
         run: folder of :func:`~detectron2_agssp.pretrain` or of a training, or a weight file of
-            one. None: the shipped config's own weights.
+            one, also ``agssp://zoo/NAME.pth``. None: the shipped config's own weights.
         validation: a COCO json; None draws a fifth of the images.
         detector: a name of ``configs/finetune``; "" takes that of ``run``.
 
@@ -177,7 +178,7 @@ def _data(
 
 def _read_run(run: str | Path) -> tuple[Path, dict[str, Any], list[str]]:
     """Weight file, its record, and the names of its tensors."""
-    root = user_path(run).resolve()
+    root = user_path(fetch_weights(str(run))).resolve()
     places = [root / sub / f"model_{which}.pth" for sub in ("", "agdp") for which in _ENDS]
     path = root if root.is_file() else next((place for place in places if place.is_file()), None)
     if path is None:

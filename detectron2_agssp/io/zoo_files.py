@@ -48,29 +48,31 @@ def zoo_path(name: str, root: Path | None = None) -> Path:
 class ZooHandler(ShippedFiles):
     """Opens ``agssp://zoo/``.
 
-    Args:
-        root: folder of the files; None for :func:`zoo_root`.
+    Attributes:
+        folder: of the files; None for :func:`zoo_root`.
     """
 
     prefix, whole = PREFIX, _WHOLE
-
-    def __init__(self, root: Path | None = None):
-        super().__init__()
-        self._root = root
+    folder: Path | None = None
 
     def root(self) -> Path:
-        return self._root or zoo_root()
+        return self.folder or zoo_root()
 
     def find(self, path: str) -> Path:
-        return zoo_path(path, self._root)
+        return zoo_path(path, self.folder)
 
 
-def install_zoo_handler(root: Path | None = None) -> None:
+_handler = ZooHandler()
+
+
+def install_zoo_handler(folder: Path | None = None) -> None:
     """Makes Detectron2's, fvcore's and iopath's own path managers understand ``agssp://zoo/``;
-    called again, with the folder of the last call.
+    called again, it stands for the folder of the last call.
 
     Args:
-        root: folder of the files; None for :func:`zoo_root`.
+        folder: of the files; None for :func:`zoo_root`.
     """
+    _handler.folder = folder
     for manager in (PathManager, fvcore_path_manager, g_pathmgr):
-        manager.register_handler(ZooHandler(root), allow_override=True)
+        if PREFIX not in manager._path_handlers:
+            manager.register_handler(_handler)
