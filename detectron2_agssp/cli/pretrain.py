@@ -13,7 +13,11 @@ EXAMPLE = "agssp pretrain images out --detector faster_rcnn_R50_fpn AGDP.SOLVER.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGES", help="folder of images, searched recursively")
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        help="folder of images, searched recursively, or tar archives: 'shard-{000..099}.tar'",
+    )
     parser.add_argument("output", metavar="OUT", help="folder for everything; resumed if it exists")
     parser.add_argument(
         "--detector",

@@ -33,6 +33,8 @@ from detectron2_agssp.engine.stages import (
 from detectron2_agssp.evaluation import verdict
 from detectron2_agssp.evaluation.box_statistics import box_statistics
 from detectron2_agssp.io.files import only_run, user_path, write_json
+from detectron2_agssp.io.tar_shards import check_no_archive
+from detectron2_agssp.maps.generate import absolute_root
 from detectron2_agssp.utils.naming import some_of
 
 _TRAINED = ("AGBP", "AGDP")
@@ -101,7 +103,9 @@ def pretrain(
     images have none: on Magnetic-Tile the energies' boxes were worse than those of the first maps.
 
     Args:
-        images: folder of images, searched recursively; what cannot be read is skipped and named.
+        images: folder of images, searched recursively, or archives as of
+            :func:`~detectron2_agssp.maps.generate.generate_anomaly_maps`; what cannot be read is
+            skipped and named.
         output: folder for everything, outside ``images``.
         detector: a name of ``configs/agdp``.
         rounds: of AGBP, at least 1.
@@ -119,7 +123,8 @@ def pretrain(
         ConnectionError: the config's weights cannot be downloaded (which, and what to do, is said).
         OSError: another run is writing to ``output``.
     """
-    images, output = user_path(images).resolve(), user_path(output).resolve()
+    images, output = absolute_root(images), user_path(output).resolve()
+    check_no_archive(output)
     check_detector(detector)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
@@ -127,7 +132,7 @@ def pretrain(
     recipe = Recipe(detector, rounds, parsed)
     recipe.check_options()
     settings = {
-        "images": str(images),
+        "images": images,
         "detector": detector,
         "rounds": rounds,
         "options": {stage or "all": keys for stage, keys in parsed.by_stage.items()},
@@ -138,7 +143,8 @@ def pretrain(
 
         def begin() -> dict[str, Any]:
             files = files_of(images)
-            if output == images or images in output.parents:
+            # A URL is no folder above it.
+            if Path(images) in (output, *output.parents):
                 raise ValueError(
                     f"The output {output} lies in the image folder {images}, where its pictures "
                     "would be taken for images. Name a folder outside of it."
@@ -153,7 +159,7 @@ def pretrain(
 class _Run:
     """One call of :func:`pretrain`, its settings checked."""
 
-    def __init__(self, recipe: Recipe, images: Path, output: Path, record: dict):
+    def __init__(self, recipe: Recipe, images: str, output: Path, record: dict):
         self.recipe, self.images, self.output, self.record = recipe, images, output, record
         self.stages = self._stages()
         self.processes = comm.get_world_size()

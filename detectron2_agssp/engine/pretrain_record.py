@@ -26,8 +26,11 @@ RECORD = "pretrain.json"
 SIZED_IMAGES = 20
 
 
-def files_of(images: Path) -> dict[str, list[int]]:
-    """Image -> bytes and time of its last change, ns.
+def files_of(images: str | Path) -> dict[str, list[int]]:
+    """Image -> bytes and time of its last change, ns; zeros where it is in no file of its own here.
+
+    Args:
+        images: a folder, a URL of one, or archives (``tar://...``).
 
     Raises:
         FileNotFoundError: no such folder.
@@ -39,14 +42,14 @@ def files_of(images: Path) -> dict[str, list[int]]:
             f"{images} holds no images, nor do its folders. Files are taken for images by their "
             f"suffix: {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return {name: _size_and_time(images / name) for name in names}
+    return {name: _size_and_time(os.path.join(images, name)) for name in names}
 
 
-def _size_and_time(path: Path) -> list[int]:
+def _size_and_time(path: str) -> list[int]:
     try:
         status = os.stat(path)
     except OSError:
-        # A link to nowhere: skipped, and named, when maps are made.
+        # A URL; or a link to nowhere: skipped, and named, when maps are made.
         return [0, 0]
     return [status.st_size, status.st_mtime_ns]
 
@@ -70,10 +73,11 @@ def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) ->
         record = {
             "settings": settings,
             "count": len(files),
-            "image_size": _typical_size(Path(settings["images"]), list(files)),
+            "image_size": _typical_size(settings["images"], list(files)),
         }
-        images = Path(settings["images"])
-        write_json(names, {name: [*stat, _digest(images / name)] for name, stat in files.items()})
+        root = settings["images"]
+        digests = {name: [*stat, _digest(root, name)] for name, stat in files.items()}
+        write_json(names, digests)
         write_json(path, record)
         return record
     try:
@@ -89,7 +93,7 @@ def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) ->
     groups = {
         "added": sorted(files.keys() - earlier.keys()),
         "gone": sorted(earlier.keys() - files.keys()),
-        "changed": sorted(_changed(Path(settings["images"]), files, earlier)),
+        "changed": sorted(_changed(settings["images"], files, earlier)),
     }
     said = [f"{len(some)} {how} ({some_of(some)})" for how, some in groups.items() if some]
     if said:
@@ -100,29 +104,29 @@ def checked_record(output: Path, settings: dict, files: dict[str, list[int]]) ->
     return record
 
 
-def _changed(images: Path, files: dict[str, list[int]], earlier: dict[str, list]) -> Iterator[str]:
+def _changed(images: str, files: dict[str, list[int]], earlier: dict[str, list]) -> Iterator[str]:
     """Images of another size or, where only the time differs, as of a copy, of other content."""
     for name in files.keys() & earlier.keys():
         *stat, digest = earlier[name]
         same_size = files[name][0] == stat[0]
-        if files[name] != stat and not (same_size and _digest(images / name) == digest):
+        if files[name] != stat and not (same_size and _digest(images, name) == digest):
             yield name
 
 
-def _digest(path: Path) -> str:
+def _digest(images: str, name: str) -> str:
     # An image that cannot be read is skipped, and named, when maps are made.
     with contextlib.suppress(OSError):
-        return file_state(str(path)).get("digest", "")
+        return file_state(os.path.join(images, name)).get("digest", "")
     return ""
 
 
-def _typical_size(images: Path, names: list[str]) -> list[int]:
+def _typical_size(images: str, names: list[str]) -> list[int]:
     """Median height and width, of some images, that can be read."""
     sizes = []
     for name in names[:: max(1, len(names) // SIZED_IMAGES)]:
         # What cannot be read is skipped, and named, when maps are made.
         with contextlib.suppress(UnreadableImageError, OSError):
-            sizes.append(read_header(images / name)[:2])
+            sizes.append(read_header(os.path.join(images, name))[:2])
     return np.median(sizes or [(512, 512)], axis=0).astype(int).tolist()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
@@ -120,6 +121,24 @@ def test_one_round_of_one_image_is_the_published_method(images, tmp_path, monkey
     again = pretrain(images, out, rounds=1, detector="retinanet_lite0_fpn", options=OPTIONS)
     assert again == result
     assert capsys.readouterr().out.count(": done") == 3
+
+
+def test_images_in_archives(images, tmp_path, monkeypatch, capsys):
+    for number, path in enumerate(sorted(images.iterdir())):
+        with tarfile.open(tmp_path / f"shard-{number}.tar", "w") as archive:
+            archive.add(path, f"line/{path.name}")
+    monkeypatch.chdir(tmp_path)
+    result = pretrain("shard-{0..2}.tar", "out", rounds=1, options=OPTIONS)
+    assert result.weights.is_file()
+    assert "3 images of about 88 x 64 pixels" in capsys.readouterr().out
+    scorer = json.loads((tmp_path / "out/maps/scorer.json").read_text())
+    assert scorer["image_root"] == f"tar://{tmp_path}/shard-{{0..2}}.tar"
+    assert pretrain(f"{tmp_path}/shard-{{0..2}}.tar", "out", rounds=1, options=OPTIONS) == result
+    assert capsys.readouterr().out.count(": done") == 3
+    with pytest.raises(ValueError, match=r"images was .*2\}\.tar', is .*1\}\.tar"):
+        pretrain("shard-{0..1}.tar", "out", rounds=1, options=OPTIONS)
+    with pytest.raises(ValueError, match="Put quotes around archives"):
+        pretrain("shard-0.tar", "shard-1.tar", options=OPTIONS)
 
 
 class Killed(BaseException):
