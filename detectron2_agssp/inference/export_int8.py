@@ -1,5 +1,6 @@
 """Exports whose convolutions compute in int8: how they are made, and what that costs."""
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from detectron2_agssp.inference.export_check import Detector
 from detectron2_agssp.inference.export_files import imported
 from detectron2_agssp.io.coco import class_names
 from detectron2_agssp.io.images import ImageReader, list_images
+
+logger = logging.getLogger(__name__)
 
 # From which on the ranges of activations hardly grow.
 NUM_IMAGES = 100
@@ -68,19 +71,24 @@ class Int8Agreement:
 
 def calibration_inputs(cfg: CfgNode, folder: str | Path) -> list[np.ndarray]:
     """At most NUM_IMAGES of a folder's images, evenly drawn, as an export takes them: (1, 3, h, w)
-    uint8, RGB.
+    uint8, RGB. Those that cannot be read are logged and left out.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, no images in it, or one that is damaged.
+        FileNotFoundError, ValueError: no such folder, or no images in it that can be read.
     """
     names = list(list_images(folder))
-    if not names:
-        raise ValueError(f"{folder} holds no images to calibrate int8 on.")
     reader = ImageReader(cfg)
     inputs = []
-    for name in names[:: -(-len(names) // NUM_IMAGES)]:
-        image = model_input(cfg, reader(Path(folder, name)))["image"].numpy()
+    for name in names[:: max(-(-len(names) // NUM_IMAGES), 1)]:
+        try:
+            pixels = reader(Path(folder, name))
+        except (OSError, ValueError) as error:
+            logger.warning("Skipped %s: %s", name, error)
+            continue
+        image = model_input(cfg, pixels)["image"].numpy()
         inputs.append((image if cfg.INPUT.FORMAT == "RGB" else image[::-1].copy())[None])
+    if not inputs:
+        raise ValueError(f"{folder} holds no images that can be read, to calibrate int8 on.")
     return inputs
 
 

@@ -47,19 +47,6 @@ def few_images(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def detectors():
-    """(config, settings) -> the config and a model, built once."""
-    built = {}
-
-    def get(config, settings):
-        if config not in built:
-            built[config] = make_cfg(config, settings), enliven(make_model(config, settings))
-        return built[config]
-
-    return get
-
-
-@pytest.fixture(scope="module")
 def exports(detectors, tmp_path_factory):
     """(detector, file name) -> the file, alone in its folder, and what was compared; made once."""
     made = {}

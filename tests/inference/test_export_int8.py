@@ -14,7 +14,7 @@ from detectron2_agssp.inference.export_int8 import calibration_inputs, compare_i
 from detectron2_agssp.io.coco import read_coco, register_coco, write_coco
 from tests.conftest import make_surface
 from tests.inference.runs import CLASSES, write_run
-from tests.inference.test_export import RETINANET, YOLO, detectors  # noqa: F401
+from tests.inference.test_export import RETINANET, YOLO
 
 for package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(package, reason="the extra `export` is not installed")
@@ -29,7 +29,7 @@ def few_images(monkeypatch):
 
 
 @pytest.fixture
-def to_int8(detectors, image_folder):  # noqa: F811
+def to_int8(detectors, image_folder):
     """(detector, file) -> what was compared."""
 
     def write(detector, path):
@@ -58,7 +58,7 @@ def test_nearly_the_same_boxes(detector, name, to_int8, tmp_path, monkeypatch):
     assert "AP unknown, as the run has no validation set here" in text
 
 
-def test_only_the_convolutions_are_int8(detectors, to_int8, image_folder, tmp_path):  # noqa: F811
+def test_only_the_convolutions_are_int8(detectors, to_int8, image_folder, tmp_path):
     import onnx
 
     cfg, model = detectors(*YOLO)
@@ -88,7 +88,7 @@ def test_only_the_convolutions_are_int8(detectors, to_int8, image_folder, tmp_pa
             assert name not in source or source[name].op_type != "DequantizeLinear"
 
 
-def test_too_few_boxes_are_no_success(detectors):  # noqa: F811
+def test_too_few_boxes_are_no_success(detectors):
     cfg, model = detectors(*YOLO)
     images = [make_surface(64, 80, seed) for seed in range(3)]
 
@@ -103,7 +103,7 @@ def test_too_few_boxes_are_no_success(detectors):  # noqa: F811
         compare_int8(model, model, cfg, images, "abcdef", 1.0)
 
 
-def test_images_to_calibrate_on(detectors, image_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_images_to_calibrate_on(detectors, image_folder, tmp_path, monkeypatch, caplog):
     """Evenly drawn, as the export takes them."""
     import cv2
 
@@ -120,8 +120,11 @@ def test_images_to_calibrate_on(detectors, image_folder, tmp_path, monkeypatch):
         cfg.INPUT.FORMAT = order
         inputs = calibration_inputs(cfg, tmp_path)
         assert [int(image[0, 0].max()) for image in inputs] == [0, 3, 6, 9]
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    assert len(calibration_inputs(cfg, tmp_path)) == 3
+    assert "Skipped 3.png" in caplog.text
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no images to calibrate int8 on"):
+    with pytest.raises(ValueError, match="holds no images that can be read, to calibrate"):
         calibration_inputs(cfg, tmp_path / "empty")
 
 
@@ -170,7 +173,7 @@ def test_average_precision_before_and_after(validated, image_folder, tmp_path, m
         ("model.onnx", "nowhere", "'nowhere' does not exist"),
     ],
 )
-def test_wrong_requests(name, int8, message, detectors, tmp_path):  # noqa: F811
+def test_wrong_requests(name, int8, message, detectors, tmp_path):
     cfg, model = detectors(*YOLO)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         export_model(model, cfg, tmp_path / name, "abcdef", int8=int8)
