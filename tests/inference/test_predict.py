@@ -200,16 +200,32 @@ def test_16_bits_are_read_as_8(run, tmp_path):
     torch.testing.assert_close(first["boxes"], second["boxes"])
 
 
-def test_a_video(run, tmp_path):
-    writer = cv2.VideoWriter(
-        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48)
-    )
-    for number in range(3):
+def write_video(path, count):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(count):
         writer.write(make_surface(48, 64, number))
     writer.release()
+
+
+def test_a_video(run, tmp_path):
+    write_video(tmp_path / "clip.avi", 3)
     found = predict(run, tmp_path / "clip.avi", tmp_path / "out", threshold=LOW)
     assert list(found) == [f"clip.avi/00000{number}" for number in range(3)]
     assert (tmp_path / "out" / "pictures" / "clip.avi" / "000002.jpg").exists()
+
+
+def test_a_video_that_ends_early(run, tmp_path):
+    """As a copy that was cut short: what is there is predicted, what is missing is named."""
+    write_video(tmp_path / "clip.avi", 8)
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(content[: len(content) // 2])
+    out = tmp_path / "out"
+    found = predict(run, tmp_path / "clip.avi", out, threshold=LOW)
+    assert 0 < len(found) < 8
+    (line,) = (out / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["image"] == f"clip.avi/{len(found):06d}"
+    assert f"the video ends early: {len(found)} of the 8 frames" in json.loads(line)["reason"]
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == len(found)
 
 
 # ---- tiles
