@@ -10,7 +10,7 @@ from detectron2_agssp.cli.main import main
 from detectron2_agssp.data import register_map_folders
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
-from detectron2_agssp.utils.torchrun import Member, member_of
+from detectron2_agssp.utils.torchrun import Member, join, member_of
 from tests.child_process import as_script, run_in_child
 from tests.engine.test_pretrain import SETTINGS
 from tests.tiny_data import final_metrics, write_datasets
@@ -56,6 +56,14 @@ def test_a_process_that_is_alone(environment):
 def test_environments_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         member_of({**TWO, **change})
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    """Said before they wait for each other."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"2 processes on this machine, and 1 GPUs: torchrun --np"):
+        join(member_of(TWO))
 
 
 @pytest.mark.parametrize("command", [["info"], ["boxes", "maps", "boxes.json"]])
