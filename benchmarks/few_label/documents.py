@@ -14,12 +14,10 @@ from pathlib import Path
 
 from benchmarks.few_label.results import read_cells, short_table
 from benchmarks.few_label.settings import load_benchmark
-from detectron2_agssp.io.files import atomic_write
+from benchmarks.generated import fill_generated
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS.parent / "results" / "few_label"
-
-_GENERATED = re.compile(r"(<!-- generated: few_label (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def update_document(path: str | Path, results: str | Path = RESULTS) -> bool:
@@ -36,20 +34,13 @@ def update_document(path: str | Path, results: str | Path = RESULTS) -> bool:
         FileNotFoundError: the file, or a benchmark that it names, does not exist.
         ValueError: the file has no generated table, or asks for something without results.
     """
-    path = Path(path)
-    before = path.read_text(encoding="utf-8")
-    after, count = _GENERATED.subn(
-        lambda match: f"{match[1]}{_table(match[2].split(), Path(results))}{match[3]}", before
-    )
-    if count == 0:
+    changed = fill_generated(path, "few_label", lambda words: _table(words, Path(results)))
+    if changed < 0:
         raise ValueError(
             f"{path} has no table to generate. Expected a line such as "
             "<!-- generated: few_label neu_det_cpu 10 -->, and <!-- end --> after it."
         )
-    if after != before:
-        with atomic_write(path) as file:
-            file.write(after)
-    return after != before
+    return changed > 0
 
 
 def _table(words: list[str], results: Path) -> str:
