@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 # A box that a view cuts to less than this share of its area is no defect there.
@@ -17,7 +18,8 @@ class ClassThresholds(nn.Module):
     Labels say how many boxes of a class an image has; the threshold lets ``share`` of that number
     through in the latest unlabelled images. So a class that is found hesitantly gets a low one, and
     all rise as the teacher grows sure. (Quantiles by class frequencies, as in LabelMatch, Chen et
-    al., CVPR 2022.)
+    al., CVPR 2022.) Processes that train together count together, so that a defect is taken for
+    true in all of them or in none, and a checkpoint, which the first one writes, has all of it.
 
     Args:
         num_classes: C.
@@ -58,20 +60,27 @@ class ClassThresholds(nn.Module):
         self.register_buffer("scores", torch.zeros(window, num_classes, per_image))
 
     def count_labels(self, instances: Sequence[Instances]) -> None:
-        """Takes in labelled images."""
-        self.labeled_images += len(instances)
+        """Takes in labelled images; call it in all processes."""
+        counts = torch.zeros(len(self.labels) + 1, dtype=torch.int64)
         for own in instances:
-            classes = own.gt_classes.to(self.labels.device)
-            self.labels += classes.bincount(minlength=len(self.labels))
+            counts[:-1] += own.gt_classes.cpu().bincount(minlength=len(self.labels))
+        counts[-1] = len(instances)
+        counts = torch.stack(comm.all_gather(counts)).sum(dim=0).to(self.labels.device)
+        self.labels += counts[:-1]
+        self.labeled_images += counts[-1]
 
     def count_detections(self, detections: Sequence[Instances]) -> None:
-        """Takes in the detections of unlabelled images, of which the oldest are forgotten."""
-        window, _, per_image = self.scores.shape
-        for own in detections:
-            row = self.scores[self.unlabeled_images % window].zero_()
+        """Takes in the detections of unlabelled images, of which the oldest are forgotten; call it
+        in all processes."""
+        window, num_classes, per_image = self.scores.shape
+        best = torch.zeros(len(detections), num_classes, per_image)
+        for row, own in zip(best, detections, strict=True):
             for number in own.pred_classes.unique().tolist():
-                best = own.scores[own.pred_classes == number].float().sort(descending=True).values
-                row[number, : min(len(best), per_image)] = best[:per_image].to(row)
+                scores = own.scores[own.pred_classes == number].float().cpu()
+                scores = scores.sort(descending=True).values[:per_image]
+                row[number, : len(scores)] = scores
+        for row in torch.cat(comm.all_gather(best)):
+            self.scores[self.unlabeled_images % window] = row.to(self.scores)
             self.unlabeled_images += 1
 
     def forward(self) -> Tensor:

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -210,7 +211,9 @@ class TeacherStudent(nn.Module):
             self._show(taught[0])
         with _boxes_alone(self.student):
             losses = self.student(taught)
-        if not torch.stack([loss.detach().float() for loss in losses.values()]).sum().isfinite():
+        total = torch.stack([loss.detach().float() for loss in losses.values()]).sum()
+        # All processes have losses of the same names, or their means cannot be logged.
+        if not all(comm.all_gather(bool(total.isfinite()))):
             logger.warning(
                 "The losses of unlabelled images are no numbers in iteration %d and are left out. "
                 "If that stays so, lower SOLVER.BASE_LR or AGSSP.TEACHER.WEIGHT, or raise "
