@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.engine.train_loop import SimpleTrainer
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from detectron2_agssp.modeling import teacher as teacher_module
@@ -165,6 +166,39 @@ def test_without_weight_it_is_plain_fine_tuning_bit_for_bit(name):
         assert all(torch.equal(losses[key], expected[key]) for key in losses)
     for key, tensor in plain.state_dict().items():
         assert torch.equal(tensor, model.student.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_true_labels_as_pseudo_labels_teach_what_labels_do(name, monkeypatch):
+    """An unlabelled image whose teacher is right, in the view of the labelled one: the bound of
+    what teacher rounds can reach is supervised training on all labels."""
+    model = make_teacher(name, SCORE_THRESHOLD=0.5)
+    inputs = detection_inputs(*SIZES)
+    detections = []
+    for own in inputs:
+        same = torch.eye(2, 3, dtype=torch.float64)
+        pair = {"weak_image": own["image"], "image": own["image"], "weak_to_strong": same}
+        own["unlabeled"] = [pair]
+        found = Instances(own["instances"].image_size)
+        found.pred_boxes = own["instances"].gt_boxes
+        found.pred_classes = own["instances"].gt_classes
+        found.scores = torch.ones(len(found.pred_boxes))
+        detections.append(found)
+    monkeypatch.setattr(model, "_detect", lambda pairs: detections)
+    forward = model.student.forward
+
+    def from_the_same_state(batch):
+        # Draws of anchors and proposals, and RetinaNet's running number of foreground anchors.
+        torch.manual_seed(0)
+        model.student.loss_normalizer = 100.0
+        return forward(batch)
+
+    monkeypatch.setattr(model.student, "forward", from_the_same_state)
+    losses = model(inputs)
+    plain = [key for key in losses if not key.endswith("_unlabeled")]
+    assert plain
+    for key in plain:
+        torch.testing.assert_close(losses[f"{key}_unlabeled"], losses[key], rtol=1e-5, atol=1e-6)
 
 
 def test_burn_in_is_on_labels_alone():
