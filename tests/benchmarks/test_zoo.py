@@ -1,9 +1,15 @@
-"""The zoo's cards and their page."""
+"""The zoo's cards and their page; the committed weights."""
+
+import shutil
 
 import pytest
+import torch
 import yaml
 
 from benchmarks.zoo import read_cards, update_document
+from detectron2_agssp.checkpoint import load_weights
+from detectron2_agssp.io.zoo_files import zoo_root
+from tests.tiny_models import ROOT, make_model
 
 CARD = {
     "what": "A small detector",
@@ -18,6 +24,7 @@ CARD = {
     "limits": ["Seen on plates alone."],
 }
 PAGE = "Before\n<!-- generated: zoo -->\nstale\n<!-- end -->\nAfter\n"
+CARDS = read_cards(zoo_root())
 
 
 def write_zoo(root, **cards):
@@ -78,3 +85,26 @@ def test_errors(tmp_path):
     (tmp_path / "b.pth").unlink()
     with pytest.raises(ValueError, match="of a, b there is only one of the two"):
         read_cards(tmp_path)
+
+
+def test_the_committed_page_shows_the_committed_cards(tmp_path):
+    copy = shutil.copy(ROOT / "docs" / "zoo.md", tmp_path)
+    assert not update_document(copy), "run python -m benchmarks.zoo --update-docs docs/zoo.md"
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_committed_weights_are_what_their_card_says(name):
+    path, card = zoo_root() / f"{name}.pth", CARDS[name]
+    assert path.stat().st_size <= 12e6
+    content = torch.load(path, weights_only=True)
+    kinds = {tensor.dtype for tensor in content["model"].values() if tensor.dim() > 1}
+    assert kinds == {torch.float16}
+    config = card.config or "agssp://finetune/faster_rcnn_lite0_fpn.yaml"
+    random = {"AGSSP.TIMM.WEIGHTS": "", "MODEL.DEVICE": "cpu"}
+    model = make_model(config.removeprefix("agssp://"), random, card.settings)
+    parts = load_weights(model, f"agssp://zoo/{name}.pth")
+    assert parts["backbone"].missing == ()
+    afresh = ("roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred.")
+    if card.config:
+        assert parts["neck"].missing == ()
+        assert all(name.startswith(afresh) for name in parts["heads"].missing)

@@ -11,6 +11,7 @@ from detectron2_agssp.checkpoint import export_backbone, load_weights
 from detectron2_agssp.checkpoint.half import write_half
 from detectron2_agssp.checkpoint.loading import CheckedCheckpointer
 from tests.child_process import run_script
+from tests.docs.blocks import read_blocks
 from tests.tiny_models import ROOT, SMALL_R50, SMALL_TIMM, make_cfg, make_model, randomize
 
 SMALL_MOBILE = {**SMALL_TIMM, "AGSSP.TIMM.MODEL": "mobilenetv3_small_050"}
@@ -18,35 +19,6 @@ DETECTORS = {
     "stock": ("agdp/faster_rcnn_R50_fpn.yaml", SMALL_R50),
     "timm": ("agdp/faster_rcnn_lite0_fpn.yaml", SMALL_MOBILE),
 }
-# timm's models, which Detectron2 has no backbone for: all that a user without this package writes.
-TIMM_BACKBONE = """
-import timm
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-
-class Timm(Backbone):
-    def __init__(self, model):
-        super().__init__()
-        # Four levels, of strides 4 to 32.
-        self.net = timm.create_model(model, features_only=True, out_indices=(1, 2, 3, 4))
-        info = self.net.feature_info
-        self.shapes = {
-            f"res{level}": ShapeSpec(channels=channels, stride=stride)
-            for level, channels, stride in zip(range(2, 6), info.channels(), info.reduction())
-        }
-
-    def output_shape(self):
-        return self.shapes
-
-    def forward(self, images):
-        return dict(zip(self.shapes, self.net(images)))
-
-@BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg, input_shape):
-    return FPN(bottom_up=Timm(MODEL), in_features=cfg.MODEL.FPN.IN_FEATURES,
-               out_channels=cfg.MODEL.FPN.OUT_CHANNELS, top_block=LastLevelMaxPool())
-"""
 WITHOUT_AGSSP = """
 import sys
 sys.modules["detectron2_agssp"] = None
@@ -81,6 +53,16 @@ def trained(kind, tmp_path_factory):
     checkpointer = CheckedCheckpointer(model, str(folder), optimizer=optimizer)
     checkpointer.save("model_final", iteration=7)
     return model, folder / "model_final.pth"
+
+
+def documented_backbone() -> str:
+    """What docs/zoo.md gives to those who have timm and not this package, on a smaller model."""
+    (block,) = (
+        block
+        for block in read_blocks(ROOT / "docs" / "zoo.md")
+        if block.argument == "timm_backbone.py"
+    )
+    return block.text.replace("tf_efficientnet_lite0", SMALL_MOBILE["AGSSP.TIMM.MODEL"])
 
 
 def rounded(weights):
@@ -135,11 +117,11 @@ def test_detectron2_loads_it_without_this_package(kind, trained, tmp_path, part)
     model, checkpoint = trained
     write_half(checkpoint, tmp_path / "half.pth", backbone=part == "backbone")
     cfg = make_cfg(*DETECTORS[kind], {"MODEL.WEIGHTS": str(tmp_path / "half.pth")})
+    if kind == "timm":
+        cfg.MODEL.BACKBONE.NAME = "build_plain_lite0_fpn_backbone"
     del cfg["AGSSP"]
     (tmp_path / "plain.yaml").write_text(cfg.dump())
-    model_name = repr(SMALL_MOBILE["AGSSP.TIMM.MODEL"])
-    backbone = TIMM_BACKBONE.replace("MODEL)", f"{model_name})", 1)
-    code = WITHOUT_AGSSP.replace("BACKBONE", backbone if kind == "timm" else "")
+    code = WITHOUT_AGSSP.replace("BACKBONE", documented_backbone() if kind == "timm" else "")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     loaded = torch.load(tmp_path / "loaded.pth")
     expected = rounded(model.state_dict())
