@@ -32,7 +32,8 @@ class Card:
         what: a few words.
         config: that fine-tunes it, as ``agssp://finetune/NAME.yaml``; "" for any with its backbone.
         settings: keys and values that have to stand beside that config.
-        data: sets that it has seen; of each "set", "images", "where" and "licence".
+        data: sets that it has seen, of each "set", "images", "where" and "licence"; or the name of
+            the card that lists the same ones.
         command: that made it, a line each.
         commit: of this repository, at which that ran.
         time: that it took, and on what.
@@ -44,7 +45,7 @@ class Card:
     what: str
     config: str
     settings: dict[str, Any]
-    data: list[dict[str, Any]]
+    data: list[dict[str, Any]] | str
     command: str
     commit: str
     time: str
@@ -58,7 +59,7 @@ def read_cards(root: Path) -> dict[str, Card]:
 
     Raises:
         ValueError: a card without weights, weights without a card, or a card that lacks a key or
-            has one too many, or an empty one.
+            has one too many, or an empty one, or names a card that is not there.
     """
     weights, cards = ({path.stem for path in root.glob(f"*.{end}")} for end in ("pth", "yaml"))
     if weights != cards:
@@ -67,7 +68,13 @@ def read_cards(root: Path) -> dict[str, Card]:
             f"{root}: of {', '.join(lone)} there is only one of the two, weights (.pth) and card "
             "(.yaml). Add the other, or delete it."
         )
-    return {name: _read_card(root / f"{name}.yaml") for name in sorted(cards)}
+    read = {name: _read_card(root / f"{name}.yaml") for name in sorted(cards)}
+    for name, card in read.items():
+        if isinstance(card.data, str) and (card.data == name or card.data not in read):
+            raise ValueError(
+                f"{root / name}.yaml: there is no other card {card.data!r} of its data."
+            )
+    return read
 
 
 def _read_card(path: Path) -> Card:
@@ -110,7 +117,11 @@ def _linked(config: str) -> str:
 
 def _section(name: str, card: Card, root: Path) -> str:
     digest = hashlib.sha256((root / f"{name}.pth").read_bytes()).hexdigest()
-    sets = tabulate(card.data, headers="keys", tablefmt="github", disable_numparse=True)
+    if isinstance(card.data, str):
+        sets = f"What it has seen, without labels: what [{card.data}](#{card.data}) has.\n"
+    else:
+        table = tabulate(card.data, headers="keys", tablefmt="github", disable_numparse=True)
+        sets = f"What it has seen, without labels:\n\n{table}\n"
     parts = [f"### {name}\n", f"{card.what}. SHA-256 `{digest}`.\n"]
     if card.config:
         pairs = "".join(f" \\\n    {key} {_quoted(value)}" for key, value in card.settings.items())
@@ -125,7 +136,7 @@ def _section(name: str, card: Card, root: Path) -> str:
     parts += [
         "Limits:\n",
         "\n".join(f"- {line}" for line in card.limits) + "\n",
-        f"What it has seen, without labels:\n\n{sets}\n",
+        sets,
     ]
     return "\n".join(parts)
 

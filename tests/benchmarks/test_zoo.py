@@ -38,6 +38,7 @@ def test_every_card_becomes_a_row_and_a_section(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     bare = {"what": "Its backbone", "config": "", "settings": {}, "ap": "", "figures": []}
+    bare["data"] = "detector"
     root = write_zoo(tmp_path, detector={}, backbone=bare)
     assert update_document(page, root)
     assert not update_document(page, root), "once is enough"
@@ -61,6 +62,8 @@ def test_every_card_becomes_a_row_and_a_section(tmp_path):
     ) in text
     for said in ("- Seen on plates alone.", "- AP 12.3 on plates.", "commit `0123abc`", "a drawer"):
         assert said in text
+    assert text.count("a drawer") == 1
+    assert "without labels: what [detector](#detector) has.\n" in text
 
 
 def test_a_zoo_without_weights_says_so(tmp_path):
@@ -80,6 +83,9 @@ def test_errors(tmp_path):
         read_cards(write_zoo(tmp_path, a={"limits": [], "commit": ""}))
     with pytest.raises(ValueError, match=r"a\.yaml: a card has the keys what.*mood"):
         read_cards(write_zoo(tmp_path, a={"mood": "good"}))
+    for other in ("a", "nosuch"):
+        with pytest.raises(ValueError, match=rf"a\.yaml: there is no other card '{other}' of its"):
+            read_cards(write_zoo(tmp_path, a={"data": other}))
     write_zoo(tmp_path, a={}, b={})
     (tmp_path / "a.yaml").unlink()
     (tmp_path / "b.pth").unlink()
