@@ -100,6 +100,8 @@ def test_the_sdist_has_what_it_is_built_from(sdist):
     for pattern in ("configs/**/*.*", "detectron2_agssp/ops/csrc/**/*.*"):
         expected |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
     assert {name for name in expected - names if "__pycache__" not in name} == set()
+    # The weights of the zoo are for checkouts.
+    assert not [name for name in names if name.startswith("zoo/")]
 
 
 @pytest.fixture(scope="module")
