@@ -41,8 +41,8 @@ def run_benchmark(
             made again.
         results: folder of ``settings.json``, ``validation_images.json``, ``cells/*.json`` and
             ``candidates/*.json``.
-        jobs: processes. On a CPU, two processes of one thread do almost twice as much as one of
-            two.
+        jobs: processes, which share the processor's cores, or have ``$OMP_NUM_THREADS`` each. On a
+            CPU, two processes of one thread do almost twice as much as one of two.
         validate_only: try the learning rates, and test nothing: to choose among variants.
         device: that trains and makes maps; None for the configs'.
 
@@ -142,7 +142,9 @@ def _work_in_process(
 ) -> None:
     end_with_parent()
     keep_freed_memory()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    # Where several calls share a machine, each of which knows but its own jobs, the user says it.
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", share)))
     # Only the first shows bars: two of them would overwrite each other.
     space = Workspace(benchmark, config_root, output, device=device, progress=number == 0)
     work(space, results, validate_only=validate_only)
