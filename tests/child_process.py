@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,13 @@ def run_in_child(function: Callable, *arguments) -> int:
     process = _context.Process(target=function, args=arguments)
     process.start()
     return _end(process, 120, f"{function.__name__}{arguments} runs for two minutes")
+
+
+def run_in_two(function: Callable[[int], int]) -> list[int]:
+    """Calls a function of a rank, 0 and 1, at the same time in two threads; what each returns, such
+    as the exit codes of two processes that meet."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(function, range(2)))
 
 
 def _end(process, seconds: float, message: str) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 
 import pytest
 import torch.distributed
@@ -10,7 +9,7 @@ from detectron2.utils import comm
 
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.maps.store import parse_shard
-from tests.child_process import run_in_child
+from tests.child_process import run_in_child, run_in_two
 
 
 def files(folder):
@@ -75,18 +74,10 @@ def run_rank(cfg, images, maps, url: str, rank: int) -> None:
 
 def test_two_processes(tiny_cfg, images, undivided, tmp_path):
     url = f"file://{tmp_path / 'meeting point'}"
-    codes = {}
-
-    def start(rank):
-        codes[rank] = run_in_child(run_rank, tiny_cfg, images, tmp_path / "maps", url, rank)
-
-    threads = [threading.Thread(target=start, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == {0: 0, 1: 0}
-    assert files(tmp_path / "maps") == undivided
+    maps = tmp_path / "maps"
+    codes = run_in_two(lambda rank: run_in_child(run_rank, tiny_cfg, images, maps, url, rank))
+    assert codes == [0, 0]
+    assert files(maps) == undivided
 
 
 def test_shard_of_a_divided_run(tiny_cfg, images, tmp_path, monkeypatch):

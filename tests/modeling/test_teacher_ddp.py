@@ -1,14 +1,12 @@
 """Teacher rounds in two processes."""
 
-import threading
-
 import pytest
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.child_process import run_in_child
+from tests.child_process import run_in_child, run_in_two
 from tests.modeling.test_teacher import inputs_with_pairs, make_teacher
 
 ITERATIONS, HALF = 4, 2
@@ -65,17 +63,7 @@ def lose_losses(folder, url: str, rank: int) -> None:
 
 
 def in_two_processes(function, *arguments) -> None:
-    codes = {}
-
-    def start(rank):
-        codes[rank] = run_in_child(function, *arguments, rank)
-
-    threads = [threading.Thread(target=start, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == {0: 0, 1: 0}
+    assert run_in_two(lambda rank: run_in_child(function, *arguments, rank)) == [0, 0]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Processes that torchrun has started: who they are, and that they work on one thing together."""
 
 import socket
-import threading
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from detectron2_agssp.data import register_map_folders
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.utils.torchrun import Member, join, member_of
-from tests.child_process import as_script, run_in_child
+from tests.child_process import as_script, run_in_child, run_in_two
 from tests.engine.test_pretrain import SETTINGS
 from tests.tiny_data import final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
@@ -95,20 +94,16 @@ def run_two(folder, script, *arguments, datasets=None, code=0):
         port = free.getsockname()[1]
     together = {**TWO, "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
     texts = [str(argument) for argument in arguments]
-    codes, printed = {}, {rank: folder / f"printed by {rank}.txt" for rank in range(2)}
+    printed = {rank: folder / f"printed by {rank}.txt" for rank in range(2)}
 
     def start(rank):
         environment = {**together, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         files = [printed[rank], folder / f"errors of {rank}.txt"]
-        codes[rank] = run_in_child(as_member, datasets, str(script), texts, files, environment)
+        return run_in_child(as_member, datasets, str(script), texts, files, environment)
 
-    threads = [threading.Thread(target=start, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    codes = run_in_two(start)
     errors = [path.read_text() for path in sorted(folder.glob("errors of *"))]
-    assert codes == {0: code, 1: code}, errors
+    assert codes == [code, code], errors
     return [printed[rank].read_text() for rank in range(2)], errors
 
 
