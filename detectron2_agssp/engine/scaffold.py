@@ -110,7 +110,8 @@ def write_finetuning_config(
     settings: dict[str, Any] = {_classes_key(base): len(classes)}
     if weights:
         settings |= _settings_of(base, weights, record, settings)
-        settings["MODEL.WEIGHTS"] = str(weights)
+        # A name or a URL means the same elsewhere, where a path would not.
+        settings["MODEL.WEIGHTS"] = str(run if "://" in str(run) else weights)
     settings |= {
         "DATASETS.TRAIN": [entries[0][0]],
         "DATASETS.TEST": [name for name, *_ in entries[1:]],
