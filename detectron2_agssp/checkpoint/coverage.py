@@ -47,6 +47,21 @@ def bottom_up_prefix(model: nn.Module) -> str:
     return f"{path}." if path else ""
 
 
+def bare_backbone(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The backbone's part of a model's weights, under bare names (``stem.conv1.weight``).
+
+    Args:
+        weights: of a model, or of a backbone alone.
+        prefix: of :func:`bottom_up_prefix`.
+    """
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        # Batches seen: means nothing in another training run.
+        if name.startswith(prefix) and not name.endswith("num_batches_tracked")
+    }
+
+
 @dataclass(frozen=True)
 class PartCoverage:
     """Of one part of a model.

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from detectron2_agssp.checkpoint.coverage import bottom_up_of
+from detectron2_agssp.checkpoint.coverage import bare_backbone, bottom_up_of
 from detectron2_agssp.checkpoint.loading import load_weights
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY, record_of
 from detectron2_agssp.io.files import atomic_write
@@ -25,12 +25,8 @@ def backbone_weights(model: nn.Module) -> dict[str, Tensor]:
             f"{type(model).__name__} has no .backbone to export; give a Detectron2 model built "
             "from a config (AnomalyDistiller, GeneralizedRCNN, RetinaNet, ...)."
         )
-    return {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in bottom_up_of(model.backbone).state_dict().items()
-        # Batches seen: means nothing in another training run.
-        if not name.endswith("num_batches_tracked")
-    }
+    weights = bare_backbone(bottom_up_of(model.backbone).state_dict(), "")
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
 
 def export_backbone(model: nn.Module, path: str | Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from detectron2_agssp.checkpoint.coverage import bare_backbone
 from detectron2_agssp.checkpoint.record import AUTHOR, KEY
 from detectron2_agssp.io.files import atomic_write, user_path
 from detectron2_agssp.io.weight_files import read_weight_file, state_dict_of
@@ -84,12 +85,7 @@ def write_half(
 
 def _of_backbone(weights: Mapping[str, Tensor], record: Mapping, source) -> dict[str, Tensor]:
     prefix = record.get("prefix", "")
-    bare = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        # Batches seen: means nothing in another training run.
-        if name.startswith(prefix) and not name.endswith("num_batches_tracked")
-    }
+    bare = bare_backbone(weights, prefix)
     if not prefix or not bare:
         raise ValueError(
             f"{source} does not record which of its weights are the backbone's. Write these by "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detectron2_agssp.checkpoint.coverage import (
     BOOKKEEPING,
+    bare_backbone,
     bottom_up_of,
     bottom_up_prefix,
     check_backbone,
@@ -206,9 +207,5 @@ def _pop_pixel_statistics(weights: dict[str, Tensor]) -> dict:
 
 def _keep_backbone(checkpoint: dict, prefix: str) -> None:
     """Turns a training checkpoint into what ``export_backbone`` would have written."""
-    checkpoint["model"] = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint["model"].items()
-        if name.startswith(prefix) and not name.endswith("num_batches_tracked")
-    }
+    checkpoint["model"] = bare_backbone(checkpoint["model"], prefix)
     checkpoint["matching_heuristics"] = True
