@@ -22,26 +22,19 @@ class Detector:
     """The detections of images (H, W, 3) uint8, RGB, with a score of at least ``threshold``.
 
     Args:
-        run: whose model is built.
+        run: whose model is built; AGSSP.PREDICT of its config has the overlap of neighbouring
+            tiles, and how many images or tiles a batch has at most.
         threshold: in [0, 1]; the model's own, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST, holds too.
         tile: side of tiles in pixels of the image; 0: images are taken whole, and so are those that
             one tile covers.
-        tile_overlap: of neighbouring tiles, as a share of their side, in (0, 0.5].
-        batch_size: images or tiles, at most.
 
     Raises:
         ValueError: an argument is out of its range, or as of :meth:`Run.build_model`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        *,
-        threshold: float,
-        tile: int = 0,
-        tile_overlap: float = 0.2,
-        batch_size: int = 8,
-    ):
+    def __init__(self, run: Run, *, threshold: float, tile: int = 0):
+        settings = run.cfg.AGSSP.PREDICT
+        tile_overlap, batch_size = settings.TILE_OVERLAP, settings.BATCH_SIZE
         if not 0 <= threshold <= 1:
             raise ValueError(f"A threshold is in [0, 1], got {threshold}.")
         if batch_size < 1:

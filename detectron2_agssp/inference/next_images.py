@@ -258,14 +258,7 @@ def _guesser(
         settings = {"run": NO_RUN, "maps": str(maps), "config": settings_of(cfg)}
         return _Guesser(reader, look, (_CLASS,), [], store, rule, None, _THRESHOLD, settings)
     opened = open_run(run, options)
-    predicting = opened.cfg.AGSSP.PREDICT
-    detector = Detector(
-        opened,
-        threshold=_LOWEST,
-        tile=tile,
-        tile_overlap=predicting.TILE_OVERLAP,
-        batch_size=predicting.BATCH_SIZE,
-    )
+    detector = Detector(opened, threshold=_LOWEST, tile=tile)
     threshold = min(max(opened.threshold or _THRESHOLD, _LOWEST), 1 - _LOWEST)
     reader, look = ImageReader(opened.cfg), look_of_detector(opened.cfg, detector.model)
     labelled = _labelled(opened.cfg)

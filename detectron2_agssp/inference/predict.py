@@ -68,13 +68,7 @@ def predict(
     settings = opened.cfg.AGSSP.PREDICT
     inputs = open_inputs(images, ImageReader(opened.cfg))
     score = _threshold(opened, threshold)
-    detector = Detector(
-        opened,
-        threshold=score,
-        tile=tile,
-        tile_overlap=settings.TILE_OVERLAP,
-        batch_size=settings.BATCH_SIZE,
-    )
+    detector = Detector(opened, threshold=score, tile=tile)
     if output is None:
         pipeline = Pipeline(detector, inputs, num_workers=settings.NUM_WORKERS)
         results: dict[str, Detections] = {}
