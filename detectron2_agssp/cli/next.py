@@ -9,6 +9,8 @@ command goes on.
 
 import argparse
 
+from detectron2_agssp.utils.command_line import add_tile_arguments, options_of
+
 HELP = "which images to label next, with guessed boxes"
 GO_ON = "The same command again goes on: what was looked at is kept."
 EXAMPLE = "agssp next output/finetune images --count 50 --maps maps next.txt"
@@ -28,20 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-source", action="store_true", help="N of each source, an image's first folder"
     )
-    parser.add_argument(
-        "--tile",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="detect in tiles of PX pixels a side in larger images, as agssp predict does",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        metavar="SHARE",
-        help="of neighbouring tiles, as a share of their side (AGSSP.PREDICT.TILE_OVERLAP; "
-        "default: 0.2)",
-    )
+    add_tile_arguments(parser)
     parser.add_argument(
         "opts",
         nargs="*",
@@ -57,9 +46,6 @@ def run(args: argparse.Namespace) -> None:
     from detectron2_agssp.inference.next_images import next_images
 
     setup_logger(name="detectron2_agssp")
-    options = list(args.opts)
-    if args.overlap is not None:
-        options += ["AGSSP.PREDICT.TILE_OVERLAP", str(args.overlap)]
     chosen = next_images(
         args.run,
         args.images,
@@ -68,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         maps=args.maps,
         per_source=args.per_source,
         tile=args.tile,
-        options=options,
+        options=options_of(args),
     )
     folder = args.output.rsplit(".", 1)[0] + "_guesses"
     print(f"{len(chosen)} images in {args.output}: see {folder}/report.html")

@@ -7,6 +7,8 @@ interruption, or with images that were added.
 
 import argparse
 
+from detectron2_agssp.utils.command_line import add_tile_arguments, options_of
+
 HELP = "boxes on new images: predictions.json, pictures, a report"
 EXAMPLE = "agssp predict output/finetune images out --threshold auto --tile 512"
 GO_ON = "The same command again goes on: the images that were predicted are kept."
@@ -25,20 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="smallest score of a detection, or auto: that of the best F1 on the run's validation "
         "set (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tile",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="predict larger images in tiles of PX pixels a side, at their own scale",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        metavar="SHARE",
-        help="of neighbouring tiles, as a share of their side (AGSSP.PREDICT.TILE_OVERLAP; "
-        "default: 0.2)",
-    )
+    add_tile_arguments(parser)
     parser.add_argument(
         "--maps", metavar="MAPS", help="map folder of the same images, shown in the report"
     )
@@ -59,9 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
     keep_freed_memory()
     setup_logger(name="detectron2_agssp")
-    options = list(args.opts)
-    if args.overlap is not None:
-        options += ["AGSSP.PREDICT.TILE_OVERLAP", str(args.overlap)]
+    options = options_of(args)
     if args.maps is not None:
         options += ["AGSSP.PREDICT.MAPS", args.maps]
     found = predict(

@@ -91,6 +91,32 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--tile`` and ``--overlap``, of a detector's; see :func:`options_of`."""
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="detect in larger images in tiles of PX pixels a side, at their own scale",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of neighbouring tiles, as a share of their side (AGSSP.PREDICT.TILE_OVERLAP; "
+        "default: 0.2)",
+    )
+
+
+def options_of(args: argparse.Namespace) -> list[str]:
+    """The pairs that override the config, with what ``--overlap`` says."""
+    options = list(args.opts)
+    if args.overlap is not None:
+        options += ["AGSSP.PREDICT.TILE_OVERLAP", str(args.overlap)]
+    return options
+
+
 @contextlib.contextmanager
 def readable_errors(go_on: str = GO_ON) -> Iterator[None]:
     """Prints the message of an expected error, without a traceback, and exits with 2; after Ctrl-C
