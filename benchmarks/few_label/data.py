@@ -211,6 +211,16 @@ def labeled_split(fraction: float, draw: int) -> str:
     return f"labeled_{fraction:g}pct_draw{draw}"
 
 
+def cell_name(arm: str, fraction: float, draw: int, seed: int) -> str:
+    """The name of a cell: ``imagenet_10pct_draw0_seed1``."""
+    return f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}"
+
+
+def run_name(arm: str, fraction: float, draw: int, seed: int, learning_rate: float) -> str:
+    """The name of a cell's fine-tuning, a folder in the output's ``runs``."""
+    return f"{cell_name(arm, fraction, draw, seed)}_lr{learning_rate:g}"
+
+
 def draw_labeled(coco: dict, percent: float, seed: str) -> dict:
     """A draw of labelled images, class by class (an image's class is its most frequent one): that
     share of each, one at least. With the same seed, a small draw is part of a larger one."""

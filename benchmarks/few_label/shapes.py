@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
+from benchmarks.few_label.data import run_name
 from benchmarks.few_label.results import read_cells, titles_of
 from benchmarks.few_label.settings import Benchmark, load_benchmark
 from detectron2_agssp.utils.command_line import CommandParser, readable_errors
@@ -55,7 +56,7 @@ def ap_by_group(truth: COCO, predictions: list[dict], measure: Measure, groups: 
     Returns:
         name -> AP in percent (NaN where there are no such boxes); "" -> AP of all boxes.
     """
-    sizes = {image["id"]: (image["width"], image["height"]) for image in truth.dataset["images"]}
+    sizes = _sizes(truth)
     with contextlib.redirect_stdout(None):
         labels = COCO()
         labels.dataset = copy.deepcopy(truth.dataset)
@@ -120,14 +121,19 @@ def shapes_text(benchmark: Benchmark, output: str | Path, results: str | Path) -
     return "\n".join(parts)
 
 
+def _sizes(truth: COCO) -> dict[int, tuple[float, float]]:
+    """Of the images: id -> (width, height)."""
+    return {image["id"]: (image["width"], image["height"]) for image in truth.dataset["images"]}
+
+
 def _predictions(output: Path, cell: dict) -> Path:
-    name = f"{cell['arm']}_{cell['fraction']:g}pct_draw{cell['draw']}_seed{cell['seed']}"
-    run = output / "runs" / f"{name}_lr{cell['learning_rate']:g}"
+    keys = ("arm", "fraction", "draw", "seed", "learning_rate")
+    run = output / "runs" / run_name(*(cell[key] for key in keys))
     return run / "test" / "inference" / "coco_instances_results.json"
 
 
 def _counts(truth: COCO, measure: Measure, groups: dict) -> dict[str, int]:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in truth.dataset["images"]}
+    sizes = _sizes(truth)
     values = [measure(one["bbox"], sizes[one["image_id"]]) for one in truth.anns.values()]
     return {
         name: sum(low <= value <= high for value in values) for name, (low, high) in groups.items()

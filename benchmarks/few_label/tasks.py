@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.few_label.arms import REFERENCE, Maps, Pretraining
-from benchmarks.few_label.data import labeled_split
+from benchmarks.few_label.data import cell_name, labeled_split
 from benchmarks.few_label.training import Workspace
 from detectron2_agssp.io.files import write_json
 
@@ -114,7 +114,7 @@ class CellTask(_RecordedTask):
 
     @property
     def name(self) -> str:
-        return f"{self.arm}_{self.fraction:g}pct_draw{self.draw}_seed{self.seed}"
+        return cell_name(self.arm, self.fraction, self.draw, self.seed)
 
     def ready(self, space: Workspace, results: Path) -> bool:
         # The weights are missing where only the results of an earlier machine were kept.

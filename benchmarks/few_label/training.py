@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from benchmarks.few_label.arms import Arm, Maps, Pretraining, pretraining_of
 from benchmarks.few_label.control_boxes import dose_of_labels, label_boxes, shuffled_boxes
-from benchmarks.few_label.data import BenchmarkData, labeled_split
+from benchmarks.few_label.data import BenchmarkData, labeled_split, run_name
 from benchmarks.few_label.settings import Benchmark
 from benchmarks.machine import describe_machine
 from detectron2_agssp.checkpoint import load_trained
@@ -136,7 +136,7 @@ class Workspace:
         self, arm: str, fraction: float, draw: int, seed: int, learning_rate: float
     ) -> CfgNode:
         chosen = self.benchmark.arm(arm)
-        key = f"{arm}_{fraction:g}pct_draw{draw}_seed{seed}_lr{learning_rate:g}"
+        key = run_name(arm, fraction, draw, seed, learning_rate)
         num_classes = self.data.num_classes()
         iterations = self._config("finetune", "", {}).SOLVER.MAX_ITER
         if chosen.longer:
