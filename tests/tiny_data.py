@@ -12,6 +12,16 @@ from detectron2_agssp.maps.store import MapStore
 
 HEIGHT, WIDTH = 48, 64
 MAPS = "tiny"
+# Overrides of the shipped LazyConfig of AGBP, for these maps.
+TINY_LAZY_AGBP = {
+    "dataset_names.train": "agssp_tiny",
+    "dataloader.train.num_workers": 0,
+    "dataloader.train.total_batch_size": 2,
+    "dataloader.train.mapper.augmentations.0.short_edge_length": "[64,64]",
+    "dataloader.train.mapper.augmentations.1.crop_size": "[48,48]",
+    "model.backbone.model": "mobilenetv3_small_050",
+    "model.backbone.weights": "''",
+}
 
 
 def write_datasets(root: Path, num_images: int = 4) -> Path:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.child_process import run_in_child, run_script
-from tests.tiny_data import final_metrics, write_datasets
+from tests.tiny_data import TINY_LAZY_AGBP, final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
 
 SETTINGS = {
@@ -71,13 +71,7 @@ def test_resuming_goes_on(root, tmp_path):
 
 def test_a_lazy_config_trains_and_resumes(root, tmp_path):
     settings = {
-        "dataset_names.train": "agssp_tiny",
-        "dataloader.train.num_workers": 0,
-        "dataloader.train.total_batch_size": 2,
-        "dataloader.train.mapper.augmentations.0.short_edge_length": "[64,64]",
-        "dataloader.train.mapper.augmentations.1.crop_size": "[48,48]",
-        "model.backbone.model": "mobilenetv3_small_050",
-        "model.backbone.weights": "''",
+        **TINY_LAZY_AGBP,
         "lr_multiplier.warmup_length": 0.0,
         "train.device": "cuda",
         "train.output_dir": tmp_path,

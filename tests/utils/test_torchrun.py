@@ -12,7 +12,7 @@ from detectron2_agssp.maps import MapStore, generate_anomaly_maps
 from detectron2_agssp.utils.torchrun import Member, join, member_of
 from tests.child_process import as_script, run_in_child, run_in_two
 from tests.engine.test_pretrain import SETTINGS
-from tests.tiny_data import final_metrics, write_datasets
+from tests.tiny_data import TINY_LAZY_AGBP, final_metrics, write_datasets
 from tests.tiny_models import CONFIGS, ROOT
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -156,13 +156,7 @@ def test_two_processes_train_one_model(tmp_path):
 def test_a_lazy_config_in_two_processes(tmp_path):
     datasets = write_datasets(tmp_path / "datasets")
     settings = {
-        "dataset_names.train": "agssp_tiny",
-        "dataloader.train.num_workers": 0,
-        "dataloader.train.total_batch_size": 2,
-        "dataloader.train.mapper.augmentations.0.short_edge_length": "[64,64]",
-        "dataloader.train.mapper.augmentations.1.crop_size": "[48,48]",
-        "model.backbone.model": "mobilenetv3_small_050",
-        "model.backbone.weights": "''",
+        **TINY_LAZY_AGBP,
         "train.max_iter": 2,
         "train.device": "cpu",
         "train.output_dir": tmp_path / "run",
