@@ -62,6 +62,11 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # image folder or absolute, or a .txt file of them; and so many at random beside those.
     scorer.NORMAL_IMAGES = ()
     scorer.NORMAL_SAMPLE = 0
+    # And so many windows of images, at most one of each: the calmest by a first map, `mutual`'s of
+    # 200 images, for folders in which most images have defects.
+    scorer.CALM_WINDOWS = 0
+    # Side of a calm window, as a share of its image's shorter side, in (0, 1].
+    scorer.CALM_SIDE = 0.5
     # Of the samples, and of random weights.
     scorer.SEED = 0
 

@@ -1,8 +1,9 @@
 """Fitting a scorer to a folder of images, and calibrating it, in streaming passes."""
 
 import fnmatch
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
 from detectron2_agssp.io.corpus_file import is_corpus
-from detectron2_agssp.io.images import list_images
+from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.io.tar_shards import PREFIX as TAR_PREFIX
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.image_stream import (
@@ -19,13 +20,20 @@ from detectron2_agssp.maps.image_stream import (
     sample_paths,
     sample_paths_by_source,
 )
+from detectron2_agssp.maps.score import image_loader
+from detectron2_agssp.maps.windows import Window, WindowReader
 from detectron2_agssp.scoring.base import AnomalyScorer, FitStage
 
 
 def fit_scorer(
-    cfg, scorer: AnomalyScorer, loader: ImageLoader, total: int, progress: bool = True
+    cfg,
+    scorer: AnomalyScorer,
+    loader: ImageLoader,
+    total: int,
+    progress: bool = True,
+    windows: Sequence[Window] = (),
 ) -> Calibration:
-    """Fits ``scorer`` on its ``fit_sample`` of the loader's folder, and calibrates it on a sample.
+    """Fits ``scorer`` as :func:`fit_stages` does, and calibrates it on a sample.
 
     Raises:
         ValueError: settings out of range, no normal images for a scorer that needs them, or no
@@ -37,23 +45,45 @@ def fit_scorer(
             "AGSSP.SCORER.FIT_IMAGES must be 0 (all) or more and AGSSP.CALIBRATION.MAX_IMAGES 1 or "
             f"more, got {settings.FIT_IMAGES} and {cfg.AGSSP.CALIBRATION.MAX_IMAGES}."
         )
+    fit_stages(cfg, scorer, loader, total, progress, windows)
+    return _calibrate(cfg, scorer, loader, progress)
+
+
+def fit_stages(
+    cfg,
+    scorer: AnomalyScorer,
+    loader: ImageLoader,
+    total: int,
+    progress: bool = True,
+    windows: Sequence[Window] = (),
+) -> None:
+    """Fits ``scorer`` on its ``fit_sample`` of the loader's folder.
+
+    Args:
+        cfg: its ``AGSSP.SCORER`` is ``scorer``'s.
+        scorer: what is fitted.
+        loader: how the scorer's images are read.
+        total: images in the folder.
+        progress: show progress bars.
+        windows: of images, normal ones beside those that ``cfg`` names.
+
+    Raises:
+        ValueError: no normal images for a scorer that needs them, or no image that could be read.
+    """
     reading = _Reading(loader)
     try:
-        _fit(cfg, scorer, reading, total, progress)
+        for stage in scorer.fit_stages():
+            _fit_stage(cfg, scorer, stage, reading, total, progress, windows)
     except ValueError as error:
         # A scorer that was given no images cannot know why.
         if reading.num_read == 0 and reading.failures:
             raise _nothing_readable(reading.failures) from error
         raise
-    return _calibrate(cfg, scorer, loader, progress)
 
 
-def _fit(cfg, scorer, reading: "_Reading", total: int, progress: bool) -> None:
-    for stage in scorer.fit_stages():
-        _fit_stage(cfg, scorer, stage, reading, total, progress)
-
-
-def _fit_stage(cfg, scorer, stage: FitStage, reading: "_Reading", total: int, progress) -> None:
+def _fit_stage(
+    cfg, scorer, stage: FitStage, reading: "_Reading", total: int, progress, windows
+) -> None:
     settings, root = cfg.AGSSP.SCORER, reading.loader.image_root
     if stage.sample == "per_source":
         count = scorer.images_per_source
@@ -62,8 +92,14 @@ def _fit_stage(cfg, scorer, stage: FitStage, reading: "_Reading", total: int, pr
             stage.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
     elif stage.sample == "normal":
         paths = normal_images(cfg, root)
-        with _bar("fit", len(paths), progress) as bar:
-            stage.fit(reading.crops(paths, bar))
+        with _bar("fit", len(paths) + len(windows), progress) as bar:
+            batches = reading.crops(paths, bar)
+            if windows:
+                reader = WindowReader(ImageReader(cfg), root, windows)
+                cut = image_loader(cfg, scorer, root, reader)
+                names = [window.image for window in windows]
+                batches = itertools.chain(batches, reading.crops(names, bar, cut))
+            stage.fit(batches)
     elif stage.sample == "unlabeled":
         paths, count = list_images(root), total
         if 0 < settings.FIT_IMAGES < total:
@@ -98,13 +134,15 @@ class _Reading:
     num_read: int = 0
     failures: list[dict] = field(default_factory=list)
 
-    def crops(self, paths: Iterable[str], bar: tqdm) -> Iterator[torch.Tensor]:
-        return (crops for crops, _ in self.crops_and_sources(paths, bar))
+    def crops(
+        self, paths: Iterable[str], bar: tqdm, loader: ImageLoader | None = None
+    ) -> Iterator[torch.Tensor]:
+        return (crops for crops, _ in self.crops_and_sources(paths, bar, loader))
 
     def crops_and_sources(
-        self, paths: Iterable[str], bar: tqdm
+        self, paths: Iterable[str], bar: tqdm, loader: ImageLoader | None = None
     ) -> Iterator[tuple[torch.Tensor, str]]:
-        for batch in self.loader(paths):
+        for batch in (loader or self.loader)(paths):
             bar.update(len(batch.infos) + len(batch.failures))
             self.failures.extend(batch.failures[: 3 - len(self.failures)])
             self.num_read += len(batch.infos)
@@ -133,18 +171,20 @@ def normal_images(cfg, image_root: str) -> list[str]:
         each image once, in the order of the entries, then of the sample.
 
     Raises:
-        ValueError: neither key names any, an entry matches no image, or a list does not exist.
+        ValueError: neither key names any and CALM_WINDOWS asks for none, an entry matches no image,
+            or a list does not exist.
     """
     settings = cfg.AGSSP.SCORER
     entries = list(_expanded(settings.NORMAL_IMAGES, image_root))
-    if not entries and settings.NORMAL_SAMPLE < 1:
+    if not entries and settings.NORMAL_SAMPLE < 1 and settings.CALM_WINDOWS < 1:
         raise ValueError(
             f"The scorer {settings.NAME!r} needs a few normal images, but "
             f"AGSSP.SCORER.NORMAL_IMAGES is {tuple(settings.NORMAL_IMAGES)} and NORMAL_SAMPLE "
             f"{settings.NORMAL_SAMPLE}. List some in NORMAL_IMAGES (paths, folders or patterns "
             "below the image folder, or a .txt file of them), or set NORMAL_SAMPLE to take so many "
-            "at random, where nearly all images are normal; or choose AGSSP.SCORER.NAME "
-            "mahalanobis or mutual, which need none."
+            "at random, where nearly all images are normal, or CALM_WINDOWS to take so many calm "
+            "parts of images, where most have defects; or choose AGSSP.SCORER.NAME mahalanobis or "
+            "mutual, which need none."
         )
     chosen: dict[str, None] = {}
     for entry in entries:

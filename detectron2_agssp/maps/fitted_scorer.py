@@ -1,9 +1,11 @@
 """What a map folder remembers of the scorer that made it, and getting it back."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2_agssp.config import settings_of
 from detectron2_agssp.maps.calibration import Calibration
 from detectron2_agssp.maps.store import START_ANEW, MapStore
+from detectron2_agssp.maps.windows import Window
 from detectron2_agssp.scoring.base import AnomalyScorer
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 from detectron2_agssp.scoring.ensemble import member_name
@@ -25,9 +28,15 @@ BACKBONE_KEYS = ("BACKBONE", "FPN", "PIXEL_MEAN", "PIXEL_STD", "RESNETS")
 
 
 def record_scorer(
-    cfg, scorer: AnomalyScorer, calibration: Calibration, store: MapStore, image_root: str
+    cfg,
+    scorer: AnomalyScorer,
+    calibration: Calibration,
+    store: MapStore,
+    image_root: str,
+    windows: Iterable[Window] = (),
 ) -> None:
-    """Writes the fitted scorer into a map folder: settings, fingerprint, calibration, arrays."""
+    """Writes the fitted scorer into a map folder: settings, fingerprint, calibration, arrays, and
+    the calm windows that it was fitted on."""
     info = {
         **_settings(cfg),
         "image_root": image_root,
@@ -35,6 +44,8 @@ def record_scorer(
         "fingerprint": _fingerprint(scorer),
         "calibration": {"low": calibration.low, "high": calibration.high},
     }
+    if recorded := [dataclasses.asdict(window) for window in windows]:
+        info["calm_windows"] = recorded
     if cfg.AGSSP.SCORER.FEATURES == "detectron2":
         # Not compared, as the fingerprint is; for those who have no config at hand.
         info["weights"] = _place_of(cfg.MODEL.WEIGHTS)

@@ -21,12 +21,14 @@ from detectron2_agssp.io.files import atomic_write, datasets_root, named_when_fu
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.io.tar_shards import image_root_of
 from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.calm import find_calm_windows
 from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.fitted_scorer import record_scorer, restore_scorer
 from detectron2_agssp.maps.image_stream import chunks, is_same_file
 from detectron2_agssp.maps.manifest import json_line, stays_inside
 from detectron2_agssp.maps.score import ScoredImage, image_loader, score_batch
 from detectron2_agssp.maps.store import MapStore, Shard, sees_nothing
+from detectron2_agssp.maps.windows import Window
 from detectron2_agssp.scoring.build import build_anomaly_scorer
 
 logger = logging.getLogger(__name__)
@@ -158,13 +160,16 @@ class MapGenerator:
         calibration = restore_scorer(cfg, scorer, store, self.image_root)
         if calibration is not None:
             return calibration
+        windows: list[Window] = []
         if fitted_by is None:
-            calibration = fit_scorer(cfg, scorer, self.loader, self.summary.total, self.progress)
+            windows = find_calm_windows(cfg, scorer, self.image_root, self.progress)
+            total, progress = self.summary.total, self.progress
+            calibration = fit_scorer(cfg, scorer, self.loader, total, progress, windows)
         else:
             calibration = restore_scorer(cfg, scorer, MapStore(fitted_by))
             if calibration is None:
                 raise FileNotFoundError(f"{fitted_by} has no scorer.json: it is not a map folder.")
-        record_scorer(cfg, scorer, calibration, store, self.image_root)
+        record_scorer(cfg, scorer, calibration, store, self.image_root, windows)
         return calibration
 
     def _score(self, calibration: Calibration, done: set[str]) -> Iterator[tuple[list, list]]:

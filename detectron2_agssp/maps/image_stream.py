@@ -4,7 +4,7 @@ import heapq
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class ImageLoader:
         geometry: how images become crops.
         batch_size: crops a batch for the scorer.
         num_workers: processes; 0 decodes in this one.
-        reader: how images are read.
+        reader: a file's path -> (H, W, 3) uint8, such as an :class:`ImageReader`.
         separate_sources: groups hold images of one source.
     """
 
@@ -77,7 +77,7 @@ class ImageLoader:
         geometry: InputGeometry,
         batch_size: int,
         num_workers: int = 0,
-        reader: ImageReader | None = None,
+        reader: Callable | None = None,
         separate_sources: bool = False,
     ):
         if batch_size < 1:
@@ -104,7 +104,7 @@ class ImageLoader:
 
 
 class _DecodedImages(Dataset):
-    def __init__(self, root: str | Path, geometry: InputGeometry, reader: ImageReader):
+    def __init__(self, root: str | Path, geometry: InputGeometry, reader: Callable):
         self.root = str(root)
         self.geometry = geometry
         self.reader = reader

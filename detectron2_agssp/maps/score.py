@@ -1,5 +1,6 @@
 """Images, as the scorer wants them, to raw maps: one per image, whatever crops it was scored in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,11 @@ class ScoredImage:
     score: float
 
 
-def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoader:
-    """The stream of images that ``scorer`` and ``cfg.AGSSP.SCORER`` want."""
+def image_loader(
+    cfg, scorer: AnomalyScorer, image_root: str | Path, reader: Callable | None = None
+) -> ImageLoader:
+    """The stream of images that ``scorer`` and ``cfg.AGSSP.SCORER`` want; read by ``reader``, a
+    file's path -> (H, W, 3) uint8, or as ``cfg.AGSSP.INPUT`` says."""
     settings = cfg.AGSSP.SCORER
     num_workers = settings.NUM_WORKERS
     if num_workers < 0:
@@ -33,7 +37,7 @@ def image_loader(cfg, scorer: AnomalyScorer, image_root: str | Path) -> ImageLoa
         geometry=input_geometry(cfg, scorer),
         batch_size=settings.BATCH_SIZE,
         num_workers=num_workers,
-        reader=ImageReader(cfg),
+        reader=reader or ImageReader(cfg),
         separate_sources=scorer.fit_sample == "per_source",
     )
 

@@ -76,8 +76,9 @@ class AnomalyScorer(nn.Module):
     Attributes:
         fit_sample: what fit() is given of a folder. "unlabeled": batches of all its images, or of
             a sample (``AGSSP.SCORER.FIT_IMAGES``). "normal": batches of the images that
-            ``AGSSP.SCORER.NORMAL_IMAGES`` and ``NORMAL_SAMPLE`` name. "per_source": a dict from
-            source to batches, and each call is told the batch's source. "none": it is not called.
+            ``AGSSP.SCORER.NORMAL_IMAGES`` and ``NORMAL_SAMPLE`` name, and of ``CALM_WINDOWS``.
+            "per_source": a dict from source to batches, and each call is told the batch's source.
+            "none": it is not called.
         images_per_source: with "per_source", images of each source that fit() is given at most.
         image_size: side in pixels of the square that images are resized to before scoring.
         stride: pixels a cell of the maps; for ``RESIZE`` "aspect" and "tile".

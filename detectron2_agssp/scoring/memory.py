@@ -87,7 +87,8 @@ class MemoryScorer(AnomalyScorer):
         if vectors is None or len(vectors) == 0:
             raise ValueError(
                 "The memory scorer was given no normal images. List some in "
-                "AGSSP.SCORER.NORMAL_IMAGES, or sample them by AGSSP.SCORER.NORMAL_SAMPLE."
+                "AGSSP.SCORER.NORMAL_IMAGES, sample them by AGSSP.SCORER.NORMAL_SAMPLE, or take "
+                "calm parts of images by AGSSP.SCORER.CALM_WINDOWS."
             )
         check_finite(vectors, "The normal images' features")
         self.memory = vectors[greedy_k_center(vectors, self.size, self.seed, self.progress)]

@@ -130,8 +130,9 @@ class KeadScorer(AnomalyScorer):
         if not layers:
             raise ValueError(
                 "KeAD's few-shot map was given no normal images. List some in "
-                "AGSSP.SCORER.NORMAL_IMAGES, sample them by AGSSP.SCORER.NORMAL_SAMPLE, or set "
-                "AGSSP.SCORER.KEAD.MODE zero_shot."
+                "AGSSP.SCORER.NORMAL_IMAGES, sample them by AGSSP.SCORER.NORMAL_SAMPLE, take calm "
+                "parts of images by AGSSP.SCORER.CALM_WINDOWS, or set AGSSP.SCORER.KEAD.MODE "
+                "zero_shot."
             )
         memory = F.normalize(torch.cat(layers, dim=1), dim=-1)
         check_finite(memory, "CLIP's patches of the normal images")
