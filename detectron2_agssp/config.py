@@ -344,6 +344,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     teacher.RATIO = 1
     # Those as similar as this to an image of DATASETS.TEST are left out, in (0, 1]; 0: none is.
     teacher.NEAR_DUPLICATES = 0.9
+    # Registered data sets with labels of some of these images. Nothing learns from them: they tell
+    # the precision and recall of pseudo-labels, in the log.
+    teacher.WITHHELD = ()
     # Share of SOLVER.MAX_ITER on labels alone, in [0, 1).
     teacher.BURN_IN = 0.2
     # Of the teacher, a moving average of the student, per iteration, at most; in (0, 1).

@@ -359,7 +359,7 @@ def test_teacher_rounds(folder):
     assert all(math.isfinite(value) for name, value in metrics.items() if "loss" in name)
     assert metrics["teacher/boxes_per_labeled_image"] == 1
     log = (folder / "teacher" / "log.txt").read_text()
-    assert "4 unlabelled images, 4 of them with anomaly maps" in log
+    assert "4 unlabelled images, 4 with anomaly maps" in log
     state = torch.load(folder / "teacher" / "model_final.pth", weights_only=True)["model"]
     assert int(state["teacher_student/iterations"]) == 3
     assert int(state["teacher_student/thresholds/unlabeled_images"]) == 4

@@ -12,13 +12,18 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation
+from detectron2.data.detection_utils import (
+    annotations_to_instances,
+    build_augmentation,
+    transform_instance_annotations,
+)
+from detectron2.structures import Instances
 from fvcore.transforms.transform import Transform
 
 from detectron2_agssp.boxes.components import resize_map
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.data.aug_input import MapAugInput
-from detectron2_agssp.data.detection_mapper import DetectionMapper
+from detectron2_agssp.data.detection_mapper import DetectionMapper, check_labels
 from detectron2_agssp.data.mapper_choice import MAPPER_REGISTRY
 from detectron2_agssp.data.mappers import to_tensor
 from detectron2_agssp.data.near_duplicates import find_near_duplicates
@@ -26,7 +31,7 @@ from detectron2_agssp.data.registered import require_registered
 from detectron2_agssp.data.views import ViewColors
 from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.maps.store import load_map
-from detectron2_agssp.modeling.teacher import UNLABELED
+from detectron2_agssp.modeling.teacher import UNLABELED, WITHHELD
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +120,7 @@ class ViewPairs:
         image_format: "RGB" or "BGR".
         reader: how images are read; None is ``ImageReader()``.
         rules: of the maps' components, by ``map_root``; maps of other folders are not read.
+        withheld: labels to judge pseudo-labels by, as :func:`withheld_labels` gives them.
 
     Raises:
         ValueError: no records.
@@ -130,6 +136,7 @@ class ViewPairs:
         image_format: str = "BGR",
         reader: ImageReader | None = None,
         rules: Mapping[str, BoxRule] | None = None,
+        withheld: Mapping[str, Sequence[Mapping]] | None = None,
     ):
         if not records:
             raise ValueError("AGSSP.TEACHER.UNLABELED has no image.")
@@ -139,7 +146,7 @@ class ViewPairs:
         self.weak, self.strong = T.AugmentationList(weak), T.AugmentationList(strong)
         self.count, self.image_format = count, image_format
         self.reader = reader or ImageReader()
-        self.rules = rules or {}
+        self.rules, self.withheld = rules or {}, withheld or {}
         self._generator: np.random.Generator | None = None
 
     def __call__(self) -> list[dict]:
@@ -162,7 +169,8 @@ class ViewPairs:
             anomaly_map = resize_map(load_map(record["map_file"]), *image.shape[:2])
         weak = T.AugInput(image) if anomaly_map is None else MapAugInput(image, anomaly_map)
         strong = T.AugInput(image)
-        to_weak, to_strong = affine_of(self.weak(weak)), affine_of(self.strong(strong))
+        geometry = self.weak(weak)
+        to_weak, to_strong = affine_of(geometry), affine_of(self.strong(strong))
         pair = {
             "file_name": record["file_name"],
             "weak_image": to_tensor(weak.image.transpose(2, 0, 1)),
@@ -174,6 +182,9 @@ class ViewPairs:
             boxes, _ = rule(weak.anomaly_map, height, width, record.get("source", ""))
             pair["anomaly_map"] = to_tensor(weak.anomaly_map[None])
             pair["anomaly_boxes"] = torch.from_numpy(boxes)
+        labels = self.withheld.get(os.path.realpath(record["file_name"]))
+        if labels is not None:
+            pair[WITHHELD] = _labels_in_view(labels, geometry, weak.image.shape[:2])
         return pair
 
 
@@ -228,10 +239,12 @@ def view_pairs(cfg: CfgNode) -> ViewPairs:
         ViewColors(BLUR, 0.0, cfg.INPUT.FORMAT, blur_size=7),
         CutOut(settings.CUT_OUT),
     ]
+    withheld = withheld_labels(cfg, records)
     logger.info(
-        "Teacher rounds: %d unlabelled images, %d of them with anomaly maps.",
+        "Teacher rounds: %d unlabelled images, %d with anomaly maps, %d with withheld labels.",
         len(records),
         sum(record.get("map_root") in rules for record in records),
+        len(withheld),
     )
     return ViewPairs(
         records,
@@ -241,7 +254,48 @@ def view_pairs(cfg: CfgNode) -> ViewPairs:
         image_format=cfg.INPUT.FORMAT,
         reader=ImageReader(cfg),
         rules=rules,
+        withheld=withheld,
     )
+
+
+def withheld_labels(cfg: CfgNode, records: Sequence[Mapping]) -> dict[str, list[dict]]:
+    """Labels that ``AGSSP.TEACHER.WITHHELD`` has of unlabelled images: real path of the file ->
+    annotations in Detectron2's format. Symbolic links are followed.
+
+    Raises:
+        ValueError: a data set is not registered, has other classes than ``DATASETS.TRAIN``, or all
+            of them have labels of none of the images.
+    """
+    names = cfg.AGSSP.TEACHER.WITHHELD
+    if not names:
+        return {}
+    require_registered(names, key="AGSSP.TEACHER.WITHHELD")
+    check_labels((), (*cfg.DATASETS.TRAIN, *names))
+    images = {os.path.realpath(record["file_name"]) for record in records}
+    withheld = {
+        path: entry.get("annotations", [])
+        for name in names
+        for entry in DatasetCatalog.get(name)
+        if (path := os.path.realpath(entry["file_name"])) in images
+    }
+    if not withheld:
+        raise ValueError(
+            f"AGSSP.TEACHER.WITHHELD: {', '.join(names)} has labels of none of the images of "
+            f"AGSSP.TEACHER.UNLABELED, such as {records[0]['file_name']}."
+        )
+    return withheld
+
+
+def _labels_in_view(
+    annotations: Sequence[Mapping], geometry: Transform, size: tuple[int, int]
+) -> Instances:
+    boxes = [
+        {key: entry[key] for key in ("bbox", "bbox_mode", "category_id")}
+        for entry in annotations
+        if not entry.get("iscrowd", 0)
+    ]
+    moved = [transform_instance_annotations(entry, geometry, size) for entry in boxes]
+    return annotations_to_instances(moved, size)
 
 
 def unlabeled_records(name: str) -> list[dict]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 # A box that a view cuts to less than this share of its area is no defect there.
 MIN_VISIBLE = 0.3
+# From which a pseudo-label is right.
+MIN_IOU = 0.5
 
 
 class ClassThresholds(nn.Module):
@@ -95,6 +97,60 @@ class ClassThresholds(nn.Module):
         return ordered.gather(1, rank[:, None] - 1)[:, 0].clamp(*self.bounds)
 
 
+class WithheldLabels(nn.Module):
+    """Precision and recall of the latest pseudo-labels, by class, against labels from which nothing
+    learns. Processes that train together count together.
+
+    Args:
+        num_classes: C.
+        window: latest images that count.
+    """
+
+    def __init__(self, num_classes: int, *, window: int = 256):
+        super().__init__()
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+        # Right pseudo-labels, all of them, and labels.
+        self.register_buffer("counts", torch.zeros(window, 3, num_classes, dtype=torch.int64))
+
+    def count(self, taught: Sequence[Instances], withheld: Sequence[Instances]) -> None:
+        """Takes in images, of which the oldest are forgotten; call it in all processes.
+
+        Args:
+            taught: with ``pred_boxes``, ``pred_classes`` and ``scores``.
+            withheld: with ``gt_boxes`` and ``gt_classes``, of the same views.
+        """
+        window, _, num_classes = self.counts.shape
+        rows = torch.zeros(len(taught), 3, num_classes, dtype=torch.int64)
+        for row, own, labels in zip(rows, taught, withheld, strict=True):
+            right = own.pred_classes[are_right(own, labels)]
+            for number, classes in enumerate((right, own.pred_classes, labels.gt_classes)):
+                row[number] = classes.bincount(minlength=num_classes)
+        for row in torch.cat(comm.all_gather(rows)):
+            self.counts[self.images % window] = row.to(self.counts)
+            self.images += 1
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Precision and recall (C + 1,) float32, the last of all classes together; NaN where there
+        is nothing to count."""
+        counts = self.counts.sum(dim=0)
+        right, found, labels = torch.cat([counts, counts.sum(dim=1, keepdim=True)], dim=1)
+        return right / found, right / labels
+
+
+def are_right(detections: Instances, labels: Instances) -> Tensor:
+    """(K,) bool: the detections that lie on a label of their class, at an IoU of 0.5. A label is
+    taken once, by the one of the best score."""
+    iou = pairwise_iou(detections.pred_boxes, labels.gt_boxes)
+    iou[detections.pred_classes[:, None] != labels.gt_classes] = 0
+    right = torch.zeros(len(iou), dtype=torch.bool)
+    for row in detections.scores.argsort(descending=True) if len(labels) else ():
+        overlap, label = iou[row].max(dim=0)
+        right[row] = overlap >= MIN_IOU
+        if right[row]:
+            iou[:, label] = 0
+    return right
+
+
 def split_detections(
     detections: Instances, thresholds: Tensor, uncertain: float
 ) -> tuple[Instances, Tensor]:
@@ -147,18 +203,15 @@ def unexplained(components: Tensor, detections: Tensor) -> Tensor:
     return components[~(covered | inside.all(dim=2).any(dim=1))]
 
 
-def contrast_weights(boxes: Tensor, anomaly_map: Tensor, strength: float) -> Tensor:
-    """(K,) in [1 - strength, 1]: what a map says against boxes that are calmer than what surrounds
-    them.
+def map_agreement(boxes: Tensor, anomaly_map: Tensor) -> Tensor:
+    """(K,) in [0, 1]: whether a map, too, finds boxes more anomalous than what surrounds them.
 
-    With the mean of the map inside a box and in the ring as wide as half the box around it, the
-    weight is 1 where inside is at least as anomalous, and falls to 1 - strength where all that is
-    anomalous is outside.
+    With the mean of the map inside a box and in the ring as wide as half the box around it, it is 1
+    where inside is at least as anomalous, and falls to 0 where all that is anomalous is outside.
 
     Args:
         boxes: (K, 4) XYXY, pixels of the map.
         anomaly_map: (H, W) in [0, 1].
-        strength: in [0, 1].
     """
     height, width = anomaly_map.shape
     # Sums over rectangles from the upper left corner.
@@ -177,7 +230,7 @@ def contrast_weights(boxes: Tensor, anomaly_map: Tensor, strength: float) -> Ten
     mean = inside / area.clamp(min=1)
     ring = (all_of_it - inside).clamp(min=0) / (whole - area).clamp(min=1)
     against = (ring - mean) / (ring + mean).clamp(min=1e-6)
-    return (1 - strength * against.clamp(0, 1)).to(boxes)
+    return (1 - against.clamp(0, 1)).to(boxes)
 
 
 def erase(image: Tensor, regions: Tensor, kept: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ explains is not taught as background.
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -26,8 +27,9 @@ from detectron2_agssp.modeling.detectors.score_weights import weight_by_score
 from detectron2_agssp.modeling.pseudo_labels import (
     MIN_VISIBLE,
     ClassThresholds,
-    contrast_weights,
+    WithheldLabels,
     erase,
+    map_agreement,
     move_boxes,
     split_detections,
     unexplained,
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 TRAINING_STATE = "teacher_student/"
 # What a mapper adds to a labelled input: its unlabelled companions.
 UNLABELED = "unlabeled"
+# What an unlabelled companion has where its labels are known, to judge and not to teach.
+WITHHELD = "withheld"
 PATIENCE = 200  # iterations after which an empty or a flooding teacher is told of
 FLOOD = 3.0  # times as many boxes as labels let expect
 
@@ -54,7 +58,8 @@ class TeacherStudent(nn.Module):
     ``weak_image`` and ``image`` (3, H, W) uint8, two views of an image; ``weak_to_strong`` (2, 3)
     float64, affine, from pixels of the first to those of the second; and of its anomaly map, if
     there is one, ``anomaly_map`` (1, H, W) float32 in [0, 1] and ``anomaly_boxes`` (K, 4), of its
-    components, both in the weak view. (:class:`~detectron2_agssp.data.TeacherMapper` makes them.)
+    components, both in the weak view; ``withheld``, the Instances of its labels in the weak view,
+    if pseudo-labels are to be judged. (:class:`~detectron2_agssp.data.TeacherMapper` makes them.)
     It returns the student's losses, those of unlabelled images with ``_unlabeled`` behind their
     names. In evaluation it is the teacher.
 
@@ -71,6 +76,7 @@ class TeacherStudent(nn.Module):
             instead of being background, in [0, 1]; 1: none is.
         guidance: how much a map may take from a box's weight, in [0, 1].
         ignore_components: erase components of the map that no detection explains.
+        withheld: what judges pseudo-labels, where some images have withheld labels.
         vis_period: iterations between pictures of what is taught, in the log; 0: none.
 
     Raises:
@@ -92,6 +98,7 @@ class TeacherStudent(nn.Module):
         uncertain: float = 0.5,
         guidance: float = 0.0,
         ignore_components: bool = False,
+        withheld: WithheldLabels | None = None,
         vis_period: int = 0,
     ):
         super().__init__()
@@ -111,7 +118,7 @@ class TeacherStudent(nn.Module):
         self._non_persistent_buffers_set = teacher._non_persistent_buffers_set
         self._modules.update(teacher._modules)
         self.student = weight_by_score(detector)
-        self.thresholds = thresholds
+        self.thresholds, self.withheld = thresholds, withheld
         self.burn_in, self.decay, self.weight = burn_in, decay, weight
         self.uncertain, self.guidance = uncertain, guidance
         self.ignore_components, self.vis_period = ignore_components, vis_period
@@ -151,6 +158,7 @@ class TeacherStudent(nn.Module):
             "uncertain": settings.UNCERTAIN,
             "guidance": settings.GUIDANCE,
             "ignore_components": settings.IGNORE_COMPONENTS,
+            "withheld": WithheldLabels(owner.num_classes) if settings.WITHHELD else None,
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -201,9 +209,12 @@ class TeacherStudent(nn.Module):
         detections = self._detect(pairs)
         self.thresholds.count_detections(detections)
         thresholds = self.thresholds().cpu()
+        found = [split_detections(own, thresholds, self.uncertain) for own in detections]
+        if self.withheld is not None:
+            self._judge(pairs, [accepted for accepted, _ in found])
         taught, num_erased = [], 0
-        for pair, own in zip(pairs, detections, strict=True):
-            inputs, regions = self._teach(pair, own, thresholds)
+        for pair, own in zip(pairs, found, strict=True):
+            inputs, regions = self._teach(pair, *own)
             taught.append(inputs)
             num_erased += regions
         self._watch([own["instances"] for own in taught], thresholds, num_erased)
@@ -233,13 +244,14 @@ class TeacherStudent(nn.Module):
         with _boxes_alone(self.teacher):
             return [own["instances"].to("cpu") for own in self.teacher(weak)]
 
-    def _teach(self, pair: Mapping, detections: Instances, thresholds: Tensor) -> tuple[dict, int]:
-        """The student's input of one image, and how many regions were erased in it."""
-        accepted, ignored = split_detections(detections, thresholds, self.uncertain)
+    def _teach(self, pair: Mapping, accepted: Instances, ignored: Tensor) -> tuple[dict, int]:
+        """The student's input of one image, from what is taken for true and what may be; and how
+        many regions were erased in it."""
         boxes, weights = accepted.pred_boxes.tensor, accepted.scores
+        agreement = None
         if "anomaly_map" in pair:
-            if self.guidance:
-                weights = weights * contrast_weights(boxes, pair["anomaly_map"][0], self.guidance)
+            agreement = map_agreement(boxes, pair["anomaly_map"][0])
+            weights = weights * (1 - self.guidance * (1 - agreement))
             if self.ignore_components:
                 components = unexplained(pair["anomaly_boxes"].to(boxes), boxes)
                 ignored = torch.cat([ignored, components])
@@ -251,10 +263,26 @@ class TeacherStudent(nn.Module):
         instances.gt_boxes = Boxes(moved[seen])
         instances.gt_classes = accepted.pred_classes[seen]
         instances.gt_scores = weights[seen]
+        if agreement is not None:
+            instances.map_agreement = agreement[seen]
         image = erase(pair["image"], regions, moved[seen])
         height, width = size
         taught = {"image": image, "instances": instances, "height": height, "width": width}
         return taught, len(regions)
+
+    def _judge(self, pairs: Sequence[Mapping], accepted: Sequence[Instances]) -> None:
+        """Pseudo-labels against withheld labels, where there are any, for the log alone."""
+        known = [number for number, pair in enumerate(pairs) if WITHHELD in pair]
+        self.withheld.count(
+            [accepted[number] for number in known], [pairs[number][WITHHELD] for number in known]
+        )
+        storage = get_event_storage()
+        for name, values in zip(("precision", "recall"), self.withheld(), strict=True):
+            *by_class, value = values.tolist()
+            figures = {f"{name}_of_class_{number}": one for number, one in enumerate(by_class)}
+            for key, figure in {name: value, **figures}.items():
+                if not math.isnan(figure):
+                    storage.put_scalar(f"teacher/{key}", figure, smoothing_hint=False)
 
     def _watch(self, taught: Sequence[Instances], thresholds: Tensor, num_erased: int) -> None:
         """Figures for the log, and a word where the teacher is of no use."""
@@ -268,6 +296,9 @@ class TeacherStudent(nn.Module):
         if found:
             scores = torch.cat([own.gt_scores for own in taught])
             storage.put_scalar("teacher/mean_weight", float(scores.mean()))
+        agreed = [own.map_agreement for own in taught if own.has("map_agreement") and len(own)]
+        if agreed:
+            storage.put_scalar("teacher/map_agreement", float(torch.cat(agreed).mean()))
         classes = torch.cat([own.gt_classes for own in taught])
         for number, count in enumerate(classes.bincount(minlength=len(thresholds)).tolist()):
             storage.put_scalar(f"teacher/boxes_of_class_{number}", count / len(taught))
@@ -343,7 +374,7 @@ def detector_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_training_state(name: str) -> bool:
-    return name == "iterations" or name.startswith(("student.", "thresholds."))
+    return name == "iterations" or name.startswith(("student.", "thresholds.", "withheld."))
 
 
 def _name_training_state(model, state: dict, prefix: str, _) -> None:
@@ -371,6 +402,8 @@ def _find_training_state(model, state: dict, prefix: str, *_) -> None:
 
 def _training_state_of(model: TeacherStudent) -> dict[str, Tensor]:
     parts = {"student.": model.student, "thresholds.": model.thresholds}
+    if model.withheld is not None:
+        parts["withheld."] = model.withheld
     state = {
         prefix + name: tensor
         for prefix, part in parts.items()

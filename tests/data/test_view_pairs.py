@@ -19,6 +19,7 @@ from detectron2_agssp.data.view_pairs import (
     affine_of,
     unlabeled_records,
 )
+from detectron2_agssp.io.coco import read_coco, register_coco, write_coco
 from detectron2_agssp.modeling.pseudo_labels import move_boxes
 
 HEIGHT, WIDTH = 48, 72
@@ -185,6 +186,76 @@ def test_maps_move_with_the_weak_view(cfg, folder, tmp_path, write_maps):
         is_right = (box[0] + box[2]) / 2 > shape[1] / 2
         flipped.add(is_right)
     assert flipped == {False, True}
+
+
+@pytest.fixture
+def withheld(folder, tmp_path):
+    """A COCO data set of the second image, by a link, and of another."""
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "known.png").symlink_to(folder / "1.png")
+    box = {"bbox": [4, 8, 20, 16], "area": 320, "iscrowd": 0, "category_id": 9}
+    crowd = {**box, "iscrowd": 1, "id": 2, "image_id": 1}
+    coco = {
+        "images": [
+            {"id": 1, "file_name": "known.png", "height": HEIGHT, "width": WIDTH},
+            {"id": 2, "file_name": "elsewhere.png", "height": HEIGHT, "width": WIDTH},
+        ],
+        "annotations": [{**box, "id": 1, "image_id": 1}, crowd],
+        "categories": [{"id": 5, "name": "pit"}, {"id": 9, "name": "scratch"}],
+    }
+    write_coco(tmp_path / "known.json", coco)
+    register_coco("known", tmp_path / "known.json", links)
+
+
+def test_withheld_labels_move_with_the_weak_view(cfg, folder, withheld, tmp_path):
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[8:24, 4:24] = 255
+    cv2.imwrite(str(folder / "1.png"), pixels)
+    cfg.AGSSP.TEACHER.WITHHELD = ("known",)
+    mapper = build_mapper(cfg)
+    known = [pair for _ in range(30) for pair in mapper.pairs() if "withheld" in pair]
+    assert {pair["file_name"] for pair in known} == {str(folder / "1.png")}
+    flipped = set()
+    for pair in known:
+        labels = pair["withheld"]
+        rows, columns = (pair["weak_image"][0] > 127).nonzero().unbind(1)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        torch.testing.assert_close(
+            labels.gt_boxes.tensor, torch.tensor([seen], dtype=torch.float32), rtol=0, atol=1.5
+        )
+        assert labels.gt_classes.tolist() == [1]
+        assert labels.image_size == tuple(pair["weak_image"].shape[1:])
+        flipped.add(bool(columns.float().mean() > pair["weak_image"].shape[2] / 2))
+    assert flipped == {False, True}
+
+
+def test_withheld_labels_change_no_view(cfg, folder, withheld):
+    torch.manual_seed(5)
+    plain = build_mapper(cfg)
+    cfg.AGSSP.TEACHER.WITHHELD = ("known",)
+    judged = build_mapper(cfg)
+    for _ in range(8):
+        (one,), (other,) = plain.pairs(), judged.pairs()
+        assert one["file_name"] == other["file_name"]
+        assert all(torch.equal(one[key], other[key]) for key in ("weak_image", "image"))
+
+
+def test_withheld_labels_of_other_images_or_classes(cfg, folder, withheld, tmp_path):
+    cfg.AGSSP.TEACHER.WITHHELD = ("knowns",)
+    with pytest.raises(ValueError, match=r"AGSSP\.TEACHER\.WITHHELD: there is no data set knowns"):
+        build_mapper(cfg)
+    cfg.AGSSP.TEACHER.WITHHELD = ("known",)
+    (folder / "1.png").unlink()
+    with pytest.raises(ValueError, match="known has labels of none of the images of"):
+        build_mapper(cfg)
+    coco = read_coco(tmp_path / "known.json")
+    del coco["categories"][0]
+    write_coco(tmp_path / "others.json", coco)
+    register_coco("others", tmp_path / "others.json", folder)
+    cfg.DATASETS.TRAIN = ("others",)
+    with pytest.raises(ValueError, match=r"known has the categories .* but others"):
+        build_mapper(cfg)
 
 
 def test_images_that_are_tested_on_are_left_out(cfg, folder, caplog):

@@ -7,8 +7,10 @@ from detectron2.structures import Boxes, Instances
 
 from detectron2_agssp.modeling.pseudo_labels import (
     ClassThresholds,
-    contrast_weights,
+    WithheldLabels,
+    are_right,
     erase,
+    map_agreement,
     move_boxes,
     split_detections,
     unexplained,
@@ -23,9 +25,11 @@ def detections(boxes, scores, classes, size=(40, 60)):
     return instances
 
 
-def labels(*classes):
+def labels(*classes, boxes=()):
     instances = Instances((40, 60))
     instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    if boxes:
+        instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
     return instances
 
 
@@ -101,23 +105,23 @@ def test_components_without_a_detection():
     assert len(unexplained(components, found[:0])) == 3
 
 
-def test_a_map_speaks_against_boxes_calmer_than_their_surroundings():
+def test_a_map_agrees_unless_boxes_are_calmer_than_their_surroundings():
     anomaly_map = torch.zeros(40, 60)
     anomaly_map[10:20, 20:40] = 0.8
     on, beside, nowhere = [20.0, 10, 40, 20], [42.0, 10, 52, 20], [0.0, 30, 5, 35]
-    weights = contrast_weights(torch.tensor([on, beside, nowhere]), anomaly_map, 0.5)
-    assert weights.tolist() == pytest.approx([1, 0.5, 1])
-    flat = contrast_weights(torch.tensor([on]), torch.full((40, 60), 0.7), 1.0)
+    agreement = map_agreement(torch.tensor([on, beside, nowhere]), anomaly_map)
+    assert agreement.tolist() == pytest.approx([1, 0, 1])
+    flat = map_agreement(torch.tensor([on]), torch.full((40, 60), 0.7))
     assert flat.tolist() == pytest.approx([1])
-    assert contrast_weights(torch.zeros(0, 4), anomaly_map, 0.5).shape == (0,)
+    assert map_agreement(torch.zeros(0, 4), anomaly_map).shape == (0,)
 
 
-def test_contrast_against_a_loop():
+def test_map_agreement_against_a_loop():
     generator = torch.Generator().manual_seed(0)
     anomaly_map = torch.rand(23, 31, generator=generator)
     corners = torch.rand(20, 2, 2, generator=generator).sort(dim=1).values
     boxes = (corners * torch.tensor([31, 23])).flatten(1)
-    for box, weight in zip(boxes, contrast_weights(boxes, anomaly_map, 0.7), strict=True):
+    for box, agreement in zip(boxes, map_agreement(boxes, anomaly_map), strict=True):
         x0, y0, x1, y1 = box.tolist()
         dx, dy = (x1 - x0) / 2, (y1 - y0) / 2
         ring, inside = [], []
@@ -129,7 +133,7 @@ def test_contrast_against_a_loop():
                 (inside if is_inside else ring).append(anomaly_map[y, x].item())
         mean, around = (sum(v) / max(len(v), 1) for v in (inside, ring))
         against = max(0, (around - mean) / max(around + mean, 1e-6))
-        assert weight.item() == pytest.approx(1 - 0.7 * against, abs=1e-5)
+        assert agreement.item() == pytest.approx(1 - against, abs=1e-5)
 
 
 def test_erased_is_what_is_ignored_and_not_kept():
@@ -143,3 +147,37 @@ def test_erased_is_what_is_ignored_and_not_kept():
     mean = image.float().mean(dim=(1, 2)).to(torch.uint8)
     assert torch.equal(erased[:, changed], mean[:, None].expand(-1, 50))
     assert erase(image, torch.zeros(0, 4), torch.zeros(0, 4)) is image
+
+
+def test_right_is_the_best_on_each_label_of_its_class():
+    box, near, far = [10.0, 10, 30, 30], [11.0, 10, 31, 30], [40.0, 0, 60, 20]
+    found = detections([near, box, box, far], [0.6, 0.9, 0.8, 0.7], [0, 0, 1, 0])
+    assert are_right(found, labels(0, boxes=[box])).tolist() == [False, True, False, False]
+    # Of two labels each detection takes the one that it fits better.
+    assert are_right(found, labels(0, 0, 1, boxes=[near, box, far])).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert are_right(found[:0], labels(0, boxes=[box])).tolist() == []
+    nothing = labels()
+    nothing.gt_boxes = Boxes(torch.zeros(0, 4))
+    assert are_right(found, nothing).tolist() == [False] * 4
+
+
+def test_precision_and_recall_of_the_latest_images():
+    box, other = [10.0, 10, 30, 30], [40.0, 0, 60, 20]
+    withheld = WithheldLabels(3, window=2)
+    assert all(values.isnan().all() for values in withheld())
+    wrong = detections([other], [0.9], [2])
+    withheld.count([wrong], [labels(0, boxes=[box])])
+    right = detections([box, other], [0.9, 0.8], [0, 1])
+    withheld.count([right, wrong], [labels(0, 0, boxes=[box, other]), labels(2, boxes=[other])])
+    # The first image is forgotten.
+    precision, recall = withheld()
+    assert precision.tolist() == pytest.approx([1, 0, 1, 2 / 3])
+    assert recall[[0, 2, 3]].tolist() == pytest.approx([1 / 2, 1, 2 / 3])
+    assert recall[1].isnan()
+    withheld.count([], [])
+    assert int(withheld.images) == 3

@@ -36,7 +36,7 @@ def make_teacher(name="faster_rcnn_lite0_fpn", **settings):
     return make_model(f"teacher/{name}.yaml", SETTINGS, own).train()
 
 
-def inputs_with_pairs(maps=True):
+def inputs_with_pairs(maps=True, withheld=False):
     """Labelled images, each with one unlabelled: its mirror image is the strong view."""
     inputs = detection_inputs(*SIZES)
     for own in inputs:
@@ -47,6 +47,8 @@ def inputs_with_pairs(maps=True):
         if maps:
             pair["anomaly_map"] = torch.rand(1, height, width)
             pair["anomaly_boxes"] = torch.tensor([[2.0, 2, 20, 20]])
+        if withheld:
+            pair["withheld"] = own["instances"]
         own["unlabeled"] = [pair]
     return inputs
 
@@ -327,6 +329,42 @@ def test_figures_of_every_class(storage):
     by_class = [latest[f"teacher/boxes_of_class_{number}"] for number in range(6)]
     assert sum(by_class) == pytest.approx(latest["teacher/boxes_per_image"])
     assert latest["teacher/boxes_per_labeled_image"] == 2
+    assert 0 <= latest["teacher/map_agreement"] <= 1
+    assert "teacher/precision" not in latest
+
+
+def test_withheld_labels_judge_and_teach_nothing(storage, monkeypatch):
+    model, plain = make_teacher(WITHHELD=("known",)), make_teacher()
+    plain.load_state_dict(detector_weights(model.state_dict()))
+    found = []
+    for own in detection_inputs(*SIZES):
+        instances = own["instances"]
+        instances.pred_boxes, instances.pred_classes = instances.gt_boxes, instances.gt_classes
+        instances.scores = torch.tensor([0.9, 0.1])
+        found.append(instances)
+    for one in (model, plain):
+        monkeypatch.setattr(one, "_detect", lambda pairs: found)
+        one.thresholds.fixed = 0.5
+    inputs = inputs_with_pairs(withheld=True)
+    torch.manual_seed(0)
+    losses = model(inputs)
+    torch.manual_seed(0)
+    expected = plain(inputs)
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[key], expected[key]) for key in losses)
+    latest = {key: value for key, (value, _) in storage.latest().items()}
+    # Of two labels an image, the teacher has found one.
+    assert latest["teacher/precision"] == 1
+    assert latest["teacher/recall"] == 0.5
+    # In only a part of the images are they known.
+    del inputs[0]["unlabeled"][0]["withheld"]
+    model(inputs)
+    assert int(model.withheld.images) == 3
+    state = copy_of(model)
+    other = make_teacher(WITHHELD=("known",))
+    other.load_state_dict(state)
+    assert torch.equal(other.withheld.counts, model.withheld.counts)
+    assert detector_weights(state).keys() == detector_weights(plain.state_dict()).keys()
 
 
 def test_pictures_of_what_is_taught(storage):

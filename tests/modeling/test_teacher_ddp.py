@@ -21,7 +21,7 @@ def join(url: str, rank: int) -> None:
 def train_rank(folder, url: str, start: int, rank: int) -> None:
     """Trains one process' share from iteration ``start``; leaves what its model is at the end."""
     join(url, rank)
-    model = make_teacher()
+    model = make_teacher(WITHHELD=("known",))
     if start:
         model.load_state_dict(torch.load(folder / "half.pth"))
     # As Detectron2 wraps it.
@@ -31,7 +31,8 @@ def train_rank(folder, url: str, start: int, rank: int) -> None:
         for iteration in range(start, ITERATIONS):
             # Other images, and other draws of proposals, in each process and iteration.
             torch.manual_seed(10 * iteration + rank)
-            losses = wrapped(inputs_with_pairs())
+            # The first alone has images whose labels are known.
+            losses = wrapped(inputs_with_pairs(withheld=rank == 0))
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
@@ -91,6 +92,7 @@ def test_both_have_the_same_teacher_student_thresholds_and_counters(folder):
     state = {name.rpartition("/")[2]: tensor for name, tensor in first.items()}
     assert state["labeled_images"] == state["unlabeled_images"] == 4 * ITERATIONS
     assert state["iterations"] == ITERATIONS
+    assert state["images"] == 2 * ITERATIONS
 
 
 def test_resumed_training_ends_where_the_whole_does(folder):
