@@ -13,11 +13,9 @@ import detectron2_agssp  # noqa: F401  (registers everything)
 from benchmarks.few_label.documents import update_document
 from benchmarks.few_label.results import write_report
 from benchmarks.few_label.schedule import run_benchmark
-from benchmarks.few_label.settings import load_benchmark
+from benchmarks.few_label.settings import CONFIGS, load_benchmark
 from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def main() -> None:

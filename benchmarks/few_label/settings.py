@@ -12,6 +12,8 @@ from benchmarks.few_label.arms import ARMS, Arm
 from benchmarks.few_label.control_boxes import BOX_SOURCES
 from detectron2_agssp.io.files import datasets_root
 
+# The shipped ones, of this checkout.
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STAGES = ("maps", "agbp", "agdp", "finetune")
 VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "teacher", *STAGES}
 
