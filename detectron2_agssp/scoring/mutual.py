@@ -26,8 +26,9 @@ from detectron2_agssp.scoring.features import build_patch_features
 from detectron2_agssp.scoring.patch_features import average_neighbours, resize_cells
 
 # Similarities held at once: cells of one image times cells of the references in one product, of
-# one reference at least.
-MAX_SIMILARITIES = 1 << 24
+# one reference at least. A CPU's caches hold so many until their maximum is taken; a GPU is filled.
+MAX_SIMILARITIES = 1 << 19
+MAX_SIMILARITIES_GPU = 1 << 24
 
 logger = logging.getLogger(__name__)
 
@@ -249,9 +250,10 @@ class _References:
 
     def nearest(self, queries: Tensor) -> Tensor:
         """(Q, C) -> (Q, R), the cosine with the most similar cell of each image."""
+        limit = MAX_SIMILARITIES if queries.device.type == "cpu" else MAX_SIMILARITIES_GPU
         cosines, column, first = [], 0, 0
         while first < len(self.sizes):
-            sizes = self._next_part(first, MAX_SIMILARITIES // len(queries))
+            sizes = self._next_part(first, limit // len(queries))
             similarities = queries @ self.cells[:, column : column + sum(sizes)]
             if len(set(sizes)) == 1:
                 cosines.append(similarities.unflatten(1, (len(sizes), sizes[0])).amax(dim=2))
