@@ -134,6 +134,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     calibration.LOW_QUANTILE = 0.5
     calibration.HIGH_QUANTILE = 0.999
     calibration.MAX_IMAGES = 512
+    # What cells near the border of a map have more than those within, in the mean of the sampled
+    # images, is taken off them first.
+    calibration.BORDER = True
 
     # ---- Stage 1: AGBP -----------------------------------------------------------------------
     distill = cfg.AGSSP.DISTILL = CfgNode()

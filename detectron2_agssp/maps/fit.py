@@ -14,7 +14,7 @@ from tqdm import tqdm
 from detectron2_agssp.io.corpus_file import is_corpus
 from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.io.tar_shards import PREFIX as TAR_PREFIX
-from detectron2_agssp.maps.calibration import Calibration
+from detectron2_agssp.maps.calibration import Calibration, border_excess, without_border
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,
     sample_paths,
@@ -118,11 +118,16 @@ def _calibrate(cfg, scorer, loader, progress) -> Calibration:
     reading = _Reading(loader)
     with _bar("calibrate", len(sampled), progress) as bar:
         for crops, source in reading.crops_and_sources(sampled, bar):
-            raw.append(scorer.score(crops, source).maps.flatten().cpu().numpy())
+            raw.append(scorer.score(crops, source).maps.cpu().numpy())
     if not raw:
         raise _nothing_readable(reading.failures)
+    border = border_excess(raw) if settings.BORDER else ()
     return Calibration.from_samples(
-        np.concatenate(raw), settings.LOW_QUANTILE, settings.HIGH_QUANTILE, scorer.noise
+        np.concatenate([without_border(maps, border).ravel() for maps in raw]),
+        settings.LOW_QUANTILE,
+        settings.HIGH_QUANTILE,
+        scorer.noise,
+        border,
     )
 
 

@@ -42,7 +42,7 @@ def record_scorer(
         "image_root": image_root,
         "scorer": cfg.AGSSP.SCORER.NAME,
         "fingerprint": _fingerprint(scorer),
-        "calibration": {"low": calibration.low, "high": calibration.high},
+        "calibration": dataclasses.asdict(calibration),
     }
     if recorded := [dataclasses.asdict(window) for window in windows]:
         info["calm_windows"] = recorded
@@ -180,7 +180,9 @@ def _calibration(info: dict, store: MapStore) -> Calibration:
             f"{store.scorer_path} is damaged: it needs a fingerprint and a calibration with low "
             f"and high. {START_ANEW}"
         )
-    return Calibration(calibration["low"], calibration["high"])
+    return Calibration(
+        calibration["low"], calibration["high"], tuple(calibration.get("border", ()))
+    )
 
 
 def _settings(cfg) -> dict:

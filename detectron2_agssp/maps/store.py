@@ -241,8 +241,12 @@ def _scorer_fault(info: dict) -> str:
     for key, kind in _SCORER_KINDS.items():
         if key in info and not isinstance(info[key], kind):
             return f"{key} is {reprlib.repr(info[key])}"
-    ends = [info.get("calibration", {}).get(end, at) for at, end in enumerate(("low", "high"))]
-    if not all(type(end) in (int, float) and abs(end) < 1e300 for end in ends):
+    calibration = info.get("calibration", {})
+    ends = [calibration.get(end, at) for at, end in enumerate(("low", "high"))]
+    border = calibration.get("border", [])
+    if not isinstance(border, list) or not all(
+        type(value) in (int, float) and abs(value) < 1e300 for value in (*ends, *border)
+    ):
         return f"its calibration is {reprlib.repr(info['calibration'])}"
     return "" if ends[0] < ends[1] else "its calibration needs low < high"
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from detectron2_agssp.maps import Calibration
+from detectron2_agssp.maps.calibration import border_excess, without_border
 
 
 def test_quantiles_go_to_the_ends():
@@ -68,3 +69,48 @@ def test_noise_is_the_scorers_to_say(scale, warns, caplog):
     caplog.clear()
     assert Calibration.from_samples(raw, noise=1e-12).high == pytest.approx(scale * 1.999, rel=1e-3)
     assert not caplog.records
+
+
+def test_what_a_border_has_more_is_found_and_taken_off():
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(5, 0.1, (400, 8, 12)), rng.normal(5, 0.1, (300, 10, 9))]
+    # Two cells are a quarter of the smallest side.
+    for batch in maps:
+        batch[:, [0, -1]] += 3
+        batch[:, :, [0, -1]] += 3
+        batch[:, [0, 0, -1, -1], [0, -1, 0, -1]] -= 3
+    border = border_excess(maps)
+    assert border == pytest.approx((3, 0), abs=0.02)
+    for batch in maps:
+        mean = without_border(batch, border).mean(axis=0)
+        np.testing.assert_allclose(mean, np.full(batch.shape[1:], 5), atol=0.05)
+    # Those of one image too, and of a smaller one.
+    assert without_border(maps[0][0], border).shape == (8, 12)
+    assert without_border(np.zeros((1, 1), np.float32), border) == pytest.approx(-3, abs=0.02)
+
+
+def test_a_border_against_a_loop():
+    maps = np.random.default_rng(7).exponential(2, (5, 9, 13))
+    rings = [[] for _ in range(3)]
+    for image in maps:
+        for y in range(9):
+            for x in range(13):
+                rings[min(y, x, 8 - y, 12 - x, 2)].append(image[y, x])
+    means = [np.mean(ring) for ring in rings]
+    # Others than the first are below the inside.
+    assert means[1] < means[2] < means[0]
+    assert border_excess([maps[:2], maps[2:]]) == pytest.approx((means[0] - means[2], 0))
+
+
+def test_no_border_where_there_is_nothing_to_tell_it_from():
+    assert border_excess([np.ones((2, 3, 40))]) == ()
+    assert border_excess([np.full((2, 9, 9), np.nan)]) == ()
+    raw = np.ones((4, 4))
+    assert without_border(raw, ()) is raw
+
+
+def test_calibrated_without_its_border():
+    calibration = Calibration(low=10, high=20, border=(5.0,))
+    raw = np.full((2, 3, 3), 15, np.float32)
+    raw[:, 1, 1] = 20
+    assert calibration(raw)[1].tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps, load_map
+from detectron2_agssp.maps.calibration import border_excess, without_border
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer
 from detectron2_agssp.maps.generate import registration_hint
 from detectron2_agssp.maps.score import image_loader
@@ -88,6 +89,7 @@ def test_all_kinds_of_images(tiny_cfg, odd_folder, tmp_path):
 
 
 def test_files(tiny_cfg, image_folder, tmp_path):
+    tiny_cfg.AGSSP.CALIBRATION.BORDER = False
     summary = generate(tiny_cfg, image_folder, tmp_path / "maps")
     assert summary.scored == 6
     found = entries(tmp_path / "maps")
@@ -148,6 +150,39 @@ def test_scored_by_another_folders_scorer(tiny_cfg, image_folder, tmp_path):
         generate_anomaly_maps(
             tiny_cfg, tmp_path / "one", tmp_path / "x", fitted_by=tmp_path / "absent"
         )
+
+
+def test_borders_are_of_the_corpus(tiny_cfg, image_folder, tmp_path):
+    tiny_cfg.AGSSP.SCORER.BATCH_SIZE = 6
+    generate(tiny_cfg, image_folder, tmp_path / "maps")
+    scorer, calibration = load_fitted_scorer(tiny_cfg, tmp_path / "maps")
+    batch = next(image_loader(tiny_cfg, scorer, image_folder)(list_images(image_folder)))
+    raw = scorer(batch.groups[0].crops.float()).maps.numpy()
+    assert calibration.border == pytest.approx(border_excess([raw]), rel=1e-4)
+    assert len(calibration.border) == 2
+    # The median of what is left, not of the raw scores, goes to 0.
+    left = without_border(raw, calibration.border)
+    assert calibration.low == pytest.approx(np.median(left), rel=1e-4)
+    tiny_cfg.AGSSP.CALIBRATION.BORDER = False
+    with pytest.raises(ValueError, match=r"CALIBRATION\.BORDER: True there, False now"):
+        generate(tiny_cfg, image_folder, tmp_path / "maps")
+    generate(tiny_cfg, image_folder, tmp_path / "with border")
+    assert load_fitted_scorer(tiny_cfg, tmp_path / "with border")[1].border == ()
+
+
+def test_a_folder_of_before_goes_on_as_it_began(tiny_cfg, image_folder, tmp_path):
+    """When there was no border to take off."""
+    tiny_cfg.AGSSP.CALIBRATION.BORDER = False
+    generate(tiny_cfg, image_folder, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
+    path = tmp_path / "scorer.json"
+    info = json.loads(path.read_text())
+    del info["CALIBRATION"]["BORDER"], info["calibration"]["border"]
+    path.write_text(json.dumps(info))
+    next(iter(before)).unlink()
+    tiny_cfg.AGSSP.CALIBRATION.BORDER = True
+    generate(tiny_cfg, image_folder, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.npy")} == before
 
 
 def test_calibration_is_of_the_corpus(tiny_cfg, image_folder, tmp_path):

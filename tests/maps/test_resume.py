@@ -298,6 +298,8 @@ def test_other_images_are_refused(quick_cfg, undisturbed, image_folder, tmp_path
         ("calibration", {"low": float("nan"), "high": 1}),
         ("calibration", {"low": "0", "high": 1}),
         ("calibration", {"low": 0, "high": 10**400}),
+        ("calibration", {"low": 0, "high": 1, "border": ["3"]}),
+        ("calibration", {"low": 0, "high": 1, "border": 3}),
         ("calibration", [0, 1]),
         ("calibration", None),
         ("fingerprint", 3),
