@@ -91,9 +91,9 @@ def border_excess(maps: Sequence[np.ndarray]) -> tuple[float, ...]:
     """What mean raw scores are above those of the inside, 0, 1, ... cells from the border of a map,
     up to a quarter of the smallest map's side; 0 where they are below them.
 
-    Networks that pad with zeros have other features there, and few cells of the images look like
-    those: distances to them are higher, whatever the image shows. Energies are lower there, which
-    makes no boxes, and raising them was worse.
+    Half of a cell's surroundings is missing there, so that its features differ from those inside,
+    of which there are more: scores are higher, whatever the image shows, and mirroring the image
+    does not help. Where energies are lower, raising them was worse.
 
     Args:
         maps: batches (N, h, w), of any sizes.
