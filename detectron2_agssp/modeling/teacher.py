@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Names in a checkpoint of what is not the teacher's: without points, so that no name of a detector
 # is an end of them.
 TRAINING_STATE = "teacher_student/"
+# Among these, the number of iterations since which the teacher is empty, and is flooding.
+_FRUITLESS = "fruitless"
 # What a mapper adds to a labelled input: its unlabelled companions.
 UNLABELED = "unlabeled"
 # What an unlabelled companion has where its labels are known, to judge and not to teach.
@@ -382,12 +384,18 @@ def _name_training_state(model, state: dict, prefix: str, _) -> None:
         name = full.removeprefix(prefix)
         if _is_training_state(name):
             state[f"{prefix}{TRAINING_STATE}{name.replace('.', '/')}"] = state.pop(full)
+    # No buffer: on a GPU, reading it in every iteration would be waited for.
+    state[f"{prefix}{TRAINING_STATE}{_FRUITLESS}"] = torch.tensor([model._empty, model._flooded])
 
 
 def _find_training_state(model, state: dict, prefix: str, *_) -> None:
     """The names of the modules; of a detector's weights, which have no such state, the student gets
     the teacher's."""
     model._iteration = None
+    fruitless = state.pop(
+        f"{prefix}{TRAINING_STATE}{_FRUITLESS}", torch.zeros(2, dtype=torch.int64)
+    )
+    model._empty, model._flooded = fruitless.tolist()
     own = {name.replace(".", "/"): name for name in _training_state_of(model)}
     marker = f"{prefix}{TRAINING_STATE}"
     if any(name.startswith(marker) for name in state):

@@ -307,8 +307,11 @@ def test_losses_of_unlabelled_images_that_are_no_numbers_are_left_out(monkeypatc
 def test_an_empty_teacher_is_told_of(monkeypatch, caplog):
     monkeypatch.setattr(teacher_module, "PATIENCE", 3)
     model = make_teacher(SCORE_THRESHOLD=1.0)
-    for _ in range(3):
+    for _ in range(2):
         model(inputs_with_pairs())
+    resumed = make_teacher(SCORE_THRESHOLD=1.0)
+    resumed.load_state_dict(copy_of(model))
+    resumed(inputs_with_pairs())
     assert "The teacher has found nothing in 3 iterations" in caplog.text
 
 
