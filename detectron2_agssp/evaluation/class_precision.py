@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.io.coco import to_xyxy
+from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
 
 MIN_IOUS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)

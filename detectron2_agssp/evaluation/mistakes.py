@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from detectron2_agssp.evaluation.box_matching import coco_iou
 from detectron2_agssp.io.coco import to_xyxy
+from detectron2_agssp.utils.box_matching import coco_iou
 
 MIN_IOU = 0.5
 

@@ -11,9 +11,9 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
-from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.io.coco import read_coco, to_xyxy
 from detectron2_agssp.io.files import file_digest, read_json, write_json
+from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
 
 MIN_IOU = 0.5
 FILE = "threshold.json"

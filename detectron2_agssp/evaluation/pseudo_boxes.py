@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from detectron2_agssp.boxes.rule import BoxRule
-from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, covered_area, stored_maps
 from detectron2_agssp.evaluation.truth import CocoTruth
+from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
 
 
 @dataclass

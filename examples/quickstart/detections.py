@@ -10,9 +10,9 @@ from torchvision.ops import nms
 
 from detectron2_agssp.checkpoint import load_trained
 from detectron2_agssp.data.model_input import model_input
-from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.images import read_image
+from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
 
 # Between classes, too: two names on one defect help nobody.
 MAX_OVERLAP = 0.3

@@ -8,13 +8,13 @@ import pytest
 
 from detectron2_agssp.data.builtin import register_builtin_datasets
 from detectron2_agssp.engine import AGSSPTrainer
-from detectron2_agssp.evaluation.box_matching import coco_iou, match_boxes
 from detectron2_agssp.evaluation.operating_point import (
     best_operating_point,
     store_threshold,
     stored_threshold,
 )
 from detectron2_agssp.io.coco import coco_annotation
+from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
 from tests.engine.test_averaging import yolo_trainer
 from tests.tiny_data import write_datasets
 

@@ -9,9 +9,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
-from detectron2_agssp.evaluation.box_matching import match_boxes
 from detectron2_agssp.evaluation.box_tables import as_json, format_evaluation
 from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes
+from detectron2_agssp.utils.box_matching import match_boxes
 
 HEIGHT, WIDTH = 40, 80
 CLASSES = ("crack", "dent")
