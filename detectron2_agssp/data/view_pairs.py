@@ -182,7 +182,7 @@ class ViewPairs:
             boxes, _ = rule(weak.anomaly_map, height, width, record.get("source", ""))
             pair["anomaly_map"] = to_tensor(weak.anomaly_map[None])
             pair["anomaly_boxes"] = torch.from_numpy(boxes)
-        labels = self.withheld.get(os.path.realpath(record["file_name"]))
+        labels = self.withheld.get(record["file_name"])
         if labels is not None:
             pair[WITHHELD] = _labels_in_view(labels, geometry, weak.image.shape[:2])
         return pair
@@ -259,8 +259,8 @@ def view_pairs(cfg: CfgNode) -> ViewPairs:
 
 
 def withheld_labels(cfg: CfgNode, records: Sequence[Mapping]) -> dict[str, list[dict]]:
-    """Labels that ``AGSSP.TEACHER.WITHHELD`` has of unlabelled images: real path of the file ->
-    annotations in Detectron2's format. Symbolic links are followed.
+    """Labels that ``AGSSP.TEACHER.WITHHELD`` has of unlabelled images: ``file_name`` of the record
+    -> annotations in Detectron2's format. Links to the same file are the same image.
 
     Raises:
         ValueError: a data set is not registered, has other classes than ``DATASETS.TRAIN``, or all
@@ -271,12 +271,15 @@ def withheld_labels(cfg: CfgNode, records: Sequence[Mapping]) -> dict[str, list[
         return {}
     require_registered(names, key="AGSSP.TEACHER.WITHHELD")
     check_labels((), (*cfg.DATASETS.TRAIN, *names))
-    images = {os.path.realpath(record["file_name"]) for record in records}
-    withheld = {
-        path: entry.get("annotations", [])
+    known = {
+        os.path.realpath(entry["file_name"]): entry.get("annotations", [])
         for name in names
         for entry in DatasetCatalog.get(name)
-        if (path := os.path.realpath(entry["file_name"])) in images
+    }
+    withheld = {
+        record["file_name"]: known[path]
+        for record in records
+        if (path := os.path.realpath(record["file_name"])) in known
     }
     if not withheld:
         raise ValueError(

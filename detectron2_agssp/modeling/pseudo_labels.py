@@ -3,10 +3,13 @@ lie in the student's view."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import Tensor, nn
+
+from detectron2_agssp.utils.box_matching import match_boxes
 
 # A box that a view cuts to less than this share of its area is no defect there.
 MIN_VISIBLE = 0.3
@@ -74,16 +77,14 @@ class ClassThresholds(nn.Module):
     def count_detections(self, detections: Sequence[Instances]) -> None:
         """Takes in the detections of unlabelled images, of which the oldest are forgotten; call it
         in all processes."""
-        window, num_classes, per_image = self.scores.shape
+        _, num_classes, per_image = self.scores.shape
         best = torch.zeros(len(detections), num_classes, per_image)
         for row, own in zip(best, detections, strict=True):
             for number in own.pred_classes.unique().tolist():
                 scores = own.scores[own.pred_classes == number].float().cpu()
                 scores = scores.sort(descending=True).values[:per_image]
                 row[number, : len(scores)] = scores
-        for row in torch.cat(comm.all_gather(best)):
-            self.scores[self.unlabeled_images % window] = row.to(self.scores)
-            self.unlabeled_images += 1
+        _remember(self.scores, self.unlabeled_images, best)
 
     def forward(self) -> Tensor:
         """(C,) float32."""
@@ -119,15 +120,13 @@ class WithheldLabels(nn.Module):
             taught: with ``pred_boxes``, ``pred_classes`` and ``scores``.
             withheld: with ``gt_boxes`` and ``gt_classes``, of the same views.
         """
-        window, _, num_classes = self.counts.shape
+        num_classes = self.counts.shape[2]
         rows = torch.zeros(len(taught), 3, num_classes, dtype=torch.int64)
         for row, own, labels in zip(rows, taught, withheld, strict=True):
             right = own.pred_classes[are_right(own, labels)]
             for number, classes in enumerate((right, own.pred_classes, labels.gt_classes)):
                 row[number] = classes.bincount(minlength=num_classes)
-        for row in torch.cat(comm.all_gather(rows)):
-            self.counts[self.images % window] = row.to(self.counts)
-            self.images += 1
+        _remember(self.counts, self.images, rows)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Precision and recall (C + 1,) float32, the last of all classes together; NaN where there
@@ -137,17 +136,23 @@ class WithheldLabels(nn.Module):
         return right / found, right / labels
 
 
+def _remember(latest: Tensor, count: Tensor, rows: Tensor) -> None:
+    """Writes the ``rows`` of all processes over the oldest of ``latest``, and counts them; both in
+    place."""
+    for row in torch.cat(comm.all_gather(rows)):
+        latest[count % len(latest)] = row.to(latest)
+        count += 1
+
+
 def are_right(detections: Instances, labels: Instances) -> Tensor:
     """(K,) bool: the detections that lie on a label of their class, at an IoU of 0.5. A label is
     taken once, by the one of the best score."""
     iou = pairwise_iou(detections.pred_boxes, labels.gt_boxes)
     iou[detections.pred_classes[:, None] != labels.gt_classes] = 0
+    order = detections.scores.argsort(descending=True)
+    matched, _ = match_boxes(iou[order].numpy(), np.zeros(len(labels), bool), MIN_IOU)
     right = torch.zeros(len(iou), dtype=torch.bool)
-    for row in detections.scores.argsort(descending=True) if len(labels) else ():
-        overlap, label = iou[row].max(dim=0)
-        right[row] = overlap >= MIN_IOU
-        if right[row]:
-            iou[:, label] = 0
+    right[order] = torch.from_numpy(matched)
     return right
 
 
