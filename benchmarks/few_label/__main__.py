@@ -56,8 +56,7 @@ def main() -> None:
                 print(f"{path}: {'updated' if update_document(path) else 'up to date'}")
             return
         benchmark = load_benchmark(args.config_file, args.arms, args.fractions)
-        output = args.output or Path("output", "few_label", benchmark.name)
-        results = args.results or output / "results"
+        output, results = benchmark.folders(args.output, args.results)
         if not args.report_only:
             run_benchmark(
                 benchmark,

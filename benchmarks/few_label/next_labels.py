@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.few_label.arms import REFERENCE, Maps
 from benchmarks.few_label.data import labeled_split
-from benchmarks.few_label.results import read_cells
+from benchmarks.few_label.results import read_cells, run_of
 from benchmarks.few_label.settings import CONFIGS, Benchmark, load_benchmark
 from benchmarks.few_label.training import Workspace
 from detectron2_agssp.inference.next_images import next_images
@@ -66,9 +66,8 @@ def write_draws(
         draw = cell["draw"]
         before = read_coco(data.root / f"{labeled_split(fraction, draw)}.json")
         random = read_coco(data.root / f"{labeled_split(target, draw)}.json")
-        keys = ("arm", "fraction", "draw", "seed", "learning_rate")
         chosen = next_images(
-            workspace.fine_tuning_config(*(cell[key] for key in keys)).OUTPUT_DIR,
+            run_of(output, cell),
             data.unlabeled,
             output / "next" / f"draw{draw}.txt",
             count=len(random["images"]) - len(before["images"]),
@@ -77,10 +76,9 @@ def write_draws(
         wanted = {image["id"] for image in before["images"]}
         wanted |= {ids[os.path.realpath(data.unlabeled / name)] for name in chosen}
         path = settings.folder / "annotations" / NAME.format(fraction=target, draw=draw)
-        write_coco(path, subset(train, wanted))
-        lines.append(
-            f"{path}: {_counts(subset(train, wanted))}; drawn at random: {_counts(random)}"
-        )
+        labeled = subset(train, wanted)
+        write_coco(path, labeled)
+        lines.append(f"{path}: {_counts(labeled)}; drawn at random: {_counts(random)}")
     return lines
 
 
@@ -101,8 +99,7 @@ def main() -> None:
     args = parser.parse()
     with readable_errors():
         benchmark = load_benchmark(args.config_file, fractions=(args.fraction, args.to))
-        output = args.output or Path("output", "few_label", benchmark.name)
-        results = args.results or output / "results"
+        output, results = benchmark.folders(args.output, args.results)
         for line in write_draws(benchmark, output, results, args.fraction, args.to):
             print(line)
 

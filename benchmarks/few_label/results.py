@@ -9,6 +9,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from benchmarks.few_label.arms import REFERENCE
+from benchmarks.few_label.data import run_name
 from benchmarks.few_label.plots import by_arm, plot_curves, plot_fractions
 from benchmarks.few_label.settings import Benchmark
 from detectron2_agssp.io.files import atomic_write
@@ -20,6 +21,12 @@ METRICS = ("AP", "AP50")
 def read_cells(results: str | Path) -> list[dict]:
     """The finished cells of a benchmark, in order of their names."""
     return _read(Path(results) / "cells")
+
+
+def run_of(output: str | Path, cell: dict) -> Path:
+    """The folder of a finished cell's fine-tuning."""
+    keys = ("arm", "fraction", "draw", "seed", "learning_rate")
+    return Path(output) / "runs" / run_name(*(cell[key] for key in keys))
 
 
 def read_candidates(results: str | Path) -> list[dict]:

@@ -117,6 +117,11 @@ class Benchmark:
         """Every arm's name -> its title, in the order of tables."""
         return {name: self.arm(name).title for name in (*ARMS, *self.variants)}
 
+    def folders(self, output: Path | None, results: Path | None) -> tuple[Path, Path]:
+        """Those of weights and logs, and of results, where they are not named."""
+        output = output or Path("output", "few_label", self.name)
+        return output, results or output / "results"
+
     def draws_of(self, fraction: float) -> tuple[int, ...]:
         return self.draws if fraction < 100 else self.draws[:1]
 

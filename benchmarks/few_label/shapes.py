@@ -16,8 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from benchmarks.few_label.data import run_name
-from benchmarks.few_label.results import read_cells, titles_of
+from benchmarks.few_label.results import read_cells, run_of, titles_of
 from benchmarks.few_label.settings import Benchmark, load_benchmark
 from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 
@@ -93,7 +92,7 @@ def shapes_text(benchmark: Benchmark, output: str | Path, results: str | Path) -
     titles = titles_of(benchmark, cells)
     rows: dict[str, dict[tuple, list[dict]]] = {title: {} for title in GROUPINGS}
     for cell in cells:
-        path = _predictions(Path(output), cell)
+        path = run_of(output, cell) / "test" / "inference" / "coco_instances_results.json"
         if not path.exists():
             continue
         predictions = json.loads(path.read_text())
@@ -126,12 +125,6 @@ def _sizes(truth: COCO) -> dict[int, tuple[float, float]]:
     return {image["id"]: (image["width"], image["height"]) for image in truth.dataset["images"]}
 
 
-def _predictions(output: Path, cell: dict) -> Path:
-    keys = ("arm", "fraction", "draw", "seed", "learning_rate")
-    run = output / "runs" / run_name(*(cell[key] for key in keys))
-    return run / "test" / "inference" / "coco_instances_results.json"
-
-
 def _counts(truth: COCO, measure: Measure, groups: dict) -> dict[str, int]:
     sizes = _sizes(truth)
     values = [measure(one["bbox"], sizes[one["image_id"]]) for one in truth.anns.values()]
@@ -149,8 +142,7 @@ def main() -> None:
     args = parser.parse()
     with readable_errors():
         benchmark = load_benchmark(args.config_file, fractions=args.fractions)
-        output = args.output or Path("output", "few_label", benchmark.name)
-        print(shapes_text(benchmark, output, args.results or output / "results"))
+        print(shapes_text(benchmark, *benchmark.folders(args.output, args.results)))
 
 
 if __name__ == "__main__":
