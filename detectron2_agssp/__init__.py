@@ -35,6 +35,11 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    # For completion: what is imported only when it is asked for is not among the globals.
+    return sorted({*globals(), *__all__})
+
+
 def install() -> None:
     """What importing the package does; idempotent.
 

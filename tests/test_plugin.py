@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, build
 
+import detectron2_agssp
 from detectron2_agssp import add_agssp_config, plugin
 from detectron2_agssp.config import settings_of
 from tests.tiny_data import write_datasets
@@ -93,6 +94,12 @@ def python(code: str, *arguments) -> str:
 
 def test_the_import_leaves_large_packages_out():
     assert python(LARGE_PACKAGES).split() == ["[]"]
+
+
+def test_completion_offers_what_is_imported_late():
+    offered = dir(detectron2_agssp)
+    assert {*detectron2_agssp.__all__} <= {*offered}
+    assert all(getattr(detectron2_agssp, name) is not None for name in detectron2_agssp.__all__)
 
 
 def test_the_default_config_has_every_key_and_a_user_s_node_is_kept():
