@@ -179,6 +179,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # 0: a box is a component above the threshold (the paper). In (0, 1): the region around a peak
     # above the threshold, down to this share of it; 0.5 finds twice as many defects in energies.
     boxes.EXTENT = 0.0
+    # Of AGDP, in agssp pretrain: from the second on, it starts anew and learns what the detector of
+    # the round before finds, as many boxes as the maps gave.
+    boxes.ROUNDS = 1
     # Multiply what a pseudo-box teaches by its score, in [0, 1], in every detector.
     boxes.WEIGHT_BY_SCORE = False
 

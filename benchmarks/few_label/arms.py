@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -21,6 +21,8 @@ class Arm:
         rounds: of AGBP, each from the same weights.
         boxes: that AGDP learns, of
             :data:`~benchmarks.few_label.control_boxes.BOX_SOURCES`.
+        box_rounds: of AGDP, each from the same weights; after the first, on the detections of the
+            round before.
         teacher: fine-tune by teacher rounds, on the images of pretraining; with the maps that AGDP
             saw, if there are any.
     """
@@ -33,6 +35,7 @@ class Arm:
     energy_maps: dict[str, Any] = field(default_factory=dict)
     rounds: int = 1
     boxes: str = "maps"
+    box_rounds: int = 1
     teacher: bool = False
 
 
@@ -74,6 +77,7 @@ class Pretraining:
         start: the run that it starts from; None for the config's weights.
         options: keys that differ.
         boxes: that AGDP learns, as :class:`Arm`'s.
+        before: the round of AGDP whose detections this one learns instead, if there was one.
     """
 
     name: str
@@ -82,11 +86,12 @@ class Pretraining:
     start: "Pretraining | None"
     options: dict[str, Any]
     boxes: str = "maps"
+    before: "Pretraining | None" = None
 
     @property
     def chain(self) -> "tuple[Pretraining, ...]":
         """The runs that it consists of, in order, itself the last."""
-        needed = [run for run in (self.start, self.maps.start) if run]
+        needed = [run for run in (self.start, self.maps.start, self.before) if run]
         before = {one.name: one for run in needed for one in run.chain}
         return (*before.values(), self)
 
@@ -108,6 +113,8 @@ def pretraining_of(arm: Arm) -> Pretraining | None:
         if arm.boxes != "maps":
             name = f"{name}-{arm.boxes}"
         run = Pretraining(name, maps, "agdp", run, arm.options.get("agdp", {}), arm.boxes)
+        for number in range(2, arm.box_rounds + 1):
+            run = replace(run, name=f"{name}-round{number}", before=run)
     return run
 
 

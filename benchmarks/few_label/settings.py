@@ -15,7 +15,17 @@ from detectron2_agssp.io.files import datasets_root
 # The shipped ones, of this checkout.
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STAGES = ("maps", "agbp", "agdp", "finetune")
-VARIANT_KEYS = {"arm", "title", "longer", "energy_maps", "rounds", "boxes", "teacher", *STAGES}
+VARIANT_KEYS = {
+    "arm",
+    "title",
+    "longer",
+    "energy_maps",
+    "rounds",
+    "boxes",
+    "box_rounds",
+    "teacher",
+    *STAGES,
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,9 @@ class Benchmark:
         stages: "maps", "agbp", "agdp" and "finetune".
         arms: names of :data:`~benchmarks.few_label.arms.ARMS`, or of variants.
         variants: further arms: name -> "arm", which it is like, an optional "title", whether its
-            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "teacher"
-            (see :class:`~benchmarks.few_label.arms.Arm`), and by stage the keys that differ.
+            fine-tuning is "longer", "energy_maps" and "rounds" of AGBP, "boxes", "box_rounds",
+            "teacher" (see :class:`~benchmarks.few_label.arms.Arm`), and by stage the keys that
+            differ.
         fractions: labelled share of ``train``, percent.
         draws: numbers of the draws; a fraction of 100 has but the first.
         seeds: of the fine-tuning.
@@ -110,6 +121,7 @@ class Benchmark:
             energy_maps=content.get("energy_maps", {}),
             rounds=content.get("rounds", 1),
             boxes=content.get("boxes", arm.boxes),
+            box_rounds=content.get("box_rounds", arm.box_rounds),
             teacher=content.get("teacher", arm.teacher),
         )
 
@@ -220,8 +232,13 @@ def _check_values(benchmark: Benchmark) -> None:
         boxes = content.get("boxes", "maps")
         if boxes not in BOX_SOURCES:
             raise ValueError(f"variants.{name}.boxes must be one of {BOX_SOURCES}, got {boxes!r}.")
-        if "boxes" in content and "agdp" not in ARMS[content["arm"]].pretraining:
-            raise ValueError(f"variants.{name}.boxes needs an arm with AGDP: agdp or agssp.")
+        if content.get("box_rounds", 1) < 1:
+            raise ValueError(
+                f"variants.{name}.box_rounds must be at least 1, got {content['box_rounds']}."
+            )
+        if "agdp" not in ARMS[content["arm"]].pretraining:
+            for key in {"boxes", "box_rounds"} & content.keys():
+                raise ValueError(f"variants.{name}.{key} needs an arm with AGDP: agdp or agssp.")
     known = [*ARMS, *benchmark.variants]
     unknown = sorted(set(benchmark.arms) - set(known))
     if unknown:

@@ -47,7 +47,12 @@ class PretrainingTask:
         return space.is_trained(self.pretraining)
 
     def ready(self, space: Workspace, results: Path) -> bool:
-        return space.is_trained(self.pretraining.start) and space.maps_done(self.pretraining.maps)
+        run = self.pretraining
+        return (
+            space.is_trained(run.start)
+            and space.is_trained(run.before)
+            and space.maps_done(run.maps)
+        )
 
     def run(self, space: Workspace, results: Path) -> str:
         space.pretrain(self.pretraining)

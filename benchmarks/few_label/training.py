@@ -20,6 +20,8 @@ from detectron2_agssp.engine.stages import (
     energy_maps_config,
     make_maps,
     maps_finished,
+    on_boxes,
+    train_on_detections,
     train_on_maps,
     training_config,
 )
@@ -81,7 +83,10 @@ class Workspace:
         """Trains one run, from the weights of the one before it."""
         map_root = self.map_root(run.maps)
         cfg = self.pretraining_config(run)
-        if run.boxes != "maps":
+        if run.before:
+            before = self.weights_of(run.before).parent
+            train_on_detections(cfg, self.data.unlabeled, map_root, before, progress=self.progress)
+        elif run.boxes != "maps":
             cfg = self._with_control_boxes(run, cfg)
             train(cfg, progress=self.progress)
         else:
@@ -102,13 +107,7 @@ class Workspace:
         write_coco(path, coco)
         name = self.data.name_of(run.name)
         register_coco(name, path, self.data.unlabeled)
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.TRAIN = (name,)
-        cfg.AGSSP.MAPPER = "DetectionMapper"
-        # Images without a box are negatives, as PseudoBoxMapper's are.
-        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-        return cfg
+        return on_boxes(cfg, name)
 
     def pretraining_config(self, run: Pretraining) -> CfgNode:
         split = {"agbp": run.maps.name, "agdp": f"{run.maps.name}_boxes"}[run.stage]

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 
-from detectron2_agssp.io.coco import forget_dataset
+from detectron2_agssp.io.coco import forget_dataset, read_coco
 from detectron2_agssp.io.files import datasets_root, user_path
 from detectron2_agssp.io.tar_shards import image_root_of
 from detectron2_agssp.maps.store import MapStore
@@ -81,6 +82,43 @@ def register_unlabeled(name: str, image_root: str | Path | None, map_root: str |
             evaluator_type=EVALUATOR_TYPE,
             thing_classes=list(ANOMALY_CLASSES),
         )
+
+
+def register_boxes(
+    name: str, image_root: str | Path | None, map_root: str | Path, boxes: str | Path
+) -> None:
+    """Registers a map folder's images with the boxes of a COCO file, of the one class "anomaly",
+    for ``AGSSP.MAPPER DetectionMapper``. Registering a name again replaces it.
+
+    Args:
+        name: of the data set.
+        image_root, map_root: as of :func:`register_unlabeled`.
+        boxes: COCO json, ``file_name`` as in the map folder's manifest; images that it does not
+            list are left out.
+    """
+    forget_dataset(name)
+    DatasetCatalog.register(name, lambda: _with_boxes(load_unlabeled(image_root, map_root), boxes))
+    MetadataCatalog.get(name).set(
+        map_root=str(map_root),
+        evaluator_type=EVALUATOR_TYPE,
+        thing_classes=list(ANOMALY_CLASSES),
+    )
+
+
+def _with_boxes(dicts: list[dict], path: str | Path) -> list[dict]:
+    """Data set dicts with ``annotations``, those that the COCO file lists."""
+    coco = read_coco(path)
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    annotations: dict[str, list[dict]] = {name: [] for name in names.values()}
+    for box in coco["annotations"]:
+        annotations[names[box["image_id"]]].append(
+            {"bbox": box["bbox"], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
+        )
+    return [
+        {**entry, "annotations": annotations[entry["image_id"]]}
+        for entry in dicts
+        if entry["image_id"] in annotations
+    ]
 
 
 def register_map_folders(root: str | Path | None = None) -> list[str]:

@@ -27,6 +27,7 @@ from detectron2_agssp.engine.stages import (
     energy_maps_config,
     make_maps,
     maps_finished,
+    train_on_detections,
     train_on_maps,
     training_config,
 )
@@ -67,6 +68,7 @@ class _Stage:
         root: its folder.
         maps: the map folder that a training learns from.
         start: the AGBP run whose weights it uses.
+        before: the round of AGDP whose detections this one learns.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class _Stage:
     root: Path
     maps: Path | None = None
     start: Path | None = None
+    before: Path | None = None
 
     @property
     def finished(self) -> bool:
@@ -176,7 +179,13 @@ class _Run:
                 maps = self.output / f"maps{suffix}"
                 title = f"maps by the energies of round {number}"
                 stages.append(_Stage("ENERGY", title, maps, start=agbp))
-        stages.append(_Stage("AGDP", "AGDP", self.output / "agdp", maps, agbp))
+        before = None
+        for number in range(1, self.recipe.box_rounds + 1):
+            is_last = number == self.recipe.box_rounds
+            root = self.output / ("agdp" if is_last else f"agdp_round{number}")
+            said = f", round {number}" if self.recipe.box_rounds > 1 else ""
+            stages.append(_Stage("AGDP", f"AGDP{said}", root, maps, agbp, before))
+            before = root
         return stages
 
     def run(self) -> Pretrained:
@@ -260,7 +269,11 @@ class _Run:
         """An estimate, before anything but a few iterations has been timed."""
         if stage.kind in _TRAINED:
             solver = self._config(stage).SOLVER
-            return costs[stage.kind].seconds * solver.IMS_PER_BATCH * solver.MAX_ITER
+            images = solver.IMS_PER_BATCH * solver.MAX_ITER
+            if stage.before:
+                # To detect is a forward pass, a third of an iteration.
+                images += self.record["count"] / 3
+            return costs[stage.kind].seconds * images
         # To fit and to score are forward passes, a third of an iteration, of larger images.
         scorer = self._config(stage).AGSSP.SCORER
         crop = np.prod(self._probe_config("AGBP").INPUT.CROP.SIZE)
@@ -302,15 +315,22 @@ class _Run:
             cfg = self._with_sane_margin(cfg, stage.maps)
             boxes = box_statistics(cfg, stage.maps)
             threshold = BoxRule.from_config(cfg, stage.maps).mean_threshold
-            print(
-                f"{boxes.boxes:,} boxes in {boxes.with_boxes:,} of {boxes.images:,} images, "
-                f"threshold {threshold:.3f}",
-                *verdict(boxes),
-                sep="\n",
-            )
+            if stage.before:
+                print(f"boxes: the {boxes.boxes:,} best detections of the round before")
+            else:
+                print(
+                    f"{boxes.boxes:,} boxes in {boxes.with_boxes:,} of {boxes.images:,} images, "
+                    f"threshold {threshold:.3f}",
+                    *verdict(boxes),
+                    sep="\n",
+                )
         is_main = comm.is_main_process()
         pace = [Pace(clock, self.stages.index(stage))] if is_main else []
-        train_on_maps(cfg, self.images, stage.maps, progress=is_main, hooks=pace)
+        where = cfg, self.images, stage.maps
+        if stage.before:
+            train_on_detections(*where, stage.before, progress=is_main, hooks=pace)
+        else:
+            train_on_maps(*where, progress=is_main, hooks=pace)
 
     def _with_sane_margin(self, cfg, map_root: Path):
         """At most half the mean maximum (of the darkest source, where each has a threshold): of

@@ -27,6 +27,8 @@ MAX_HOURS = 4
 # a backbone frozen to res2 at most.
 ROUNDS_EPOCHS = 8
 ROUNDS_FREEZE_AT, ROUNDS_MARGIN, ROUNDS_EXTENT = 2, 0.4, 0.5
+# On detections (engine/self_training.py).
+BOX_ROUNDS = 1
 # The paper's: boxes of the maps, a frozen backbone (the config's), 10 epochs.
 PUBLISHED_EPOCHS = 10
 # There, with 200 iterations of 16; other backbones have epochs in their configs, the paper's 200 or
@@ -105,14 +107,21 @@ class Recipe:
     def agdp_path(self) -> str:
         return str(config_path(f"agdp/{self.detector}.yaml"))
 
+    @property
+    def box_rounds(self) -> int:
+        """Of AGDP."""
+        return int(self.options.of("AGDP").get("AGSSP.BOXES.ROUNDS", BOX_ROUNDS))
+
     def check_options(self) -> None:
         """
         Raises:
-            ValueError: a value is of another type than its key's.
+            ValueError: a value is of another type than its key's, or out of its range.
         """
         paths = {"MAPS": self.maps_path, "AGDP": self.agdp_path}
         for stage in STAGES:
             run_config(paths.get(stage, self.agbp_path), "", self.options.of(stage))
+        if self.box_rounds < 1:
+            raise ValueError(f"AGSSP.BOXES.ROUNDS must be at least 1, got {self.box_rounds}.")
 
     def own(self, stage: str) -> dict[str, Any]:
         """The recipe's keys for a stage, without those that the user sets."""

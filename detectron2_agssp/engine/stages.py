@@ -9,9 +9,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from detectron2_agssp.data.unlabeled import register_unlabeled
+from detectron2_agssp.data.unlabeled import register_boxes, register_unlabeled
 from detectron2_agssp.engine.processes import of_main
 from detectron2_agssp.engine.runs import FINISHED, run_config, train
+from detectron2_agssp.engine.self_training import detected_boxes
+from detectron2_agssp.evaluation.box_statistics import box_statistics
+from detectron2_agssp.io.coco import write_coco
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 from detectron2_agssp.maps.store import MapStore
@@ -84,6 +87,55 @@ def training_config(
     if weights is not None:
         own["MODEL.WEIGHTS"] = str(weights)
     return run_config(path, output, {**(common or {}), **own, **(options or {})})
+
+
+def on_boxes(cfg: CfgNode, name: str) -> CfgNode:
+    """Config of AGDP on the boxes of a data set of
+    :func:`~detectron2_agssp.data.unlabeled.register_boxes`, in place of those cut from maps."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.AGSSP.MAPPER = "DetectionMapper"
+    # Images without a box are negatives, as PseudoBoxMapper's are.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.freeze()
+    return cfg
+
+
+def train_on_detections(
+    cfg: CfgNode,
+    images: str | Path,
+    map_root: str | Path,
+    before: str | Path,
+    *,
+    progress: bool = True,
+    hooks: Sequence[HookBase] = (),
+) -> Path:
+    """A further round of AGDP, on the detections of the round before, as many as the boxes of the
+    maps; they are left as ``boxes.json`` in its folder. Returns the final weights.
+
+    Args:
+        cfg: of :func:`training_config`, as for :func:`train_on_maps`.
+        images, map_root: of the maps that the first round's boxes were cut from.
+        before: folder of the round before.
+        progress, hooks: as of :func:`~detectron2_agssp.engine.runs.train`.
+
+    Raises:
+        ValueError: the round before finds nothing.
+    """
+    (of_maps,) = cfg.DATASETS.TRAIN
+    name = of_maps.removesuffix("_boxes")
+    register_unlabeled(name, images, map_root)
+    path = Path(cfg.OUTPUT_DIR) / "boxes.json"
+    if not of_main(path.exists):
+        statistics = box_statistics(cfg, map_root)
+        per_image = statistics.boxes / statistics.images
+        weights = Path(before) / "model_final.pth"
+        coco = detected_boxes(cfg, weights, name, per_image, progress=progress)
+        of_main(lambda: write_coco(path, coco))
+    detected = f"{name}_detected"
+    register_boxes(detected, images, map_root, path)
+    return train(on_boxes(cfg, detected), progress=progress, hooks=hooks)
 
 
 def train_on_maps(

@@ -1,6 +1,7 @@
 """The method in order: what each stage starts from, resuming, changed images and settings."""
 
 import json
+import re
 import shutil
 import tarfile
 
@@ -121,6 +122,32 @@ def test_one_round_of_one_image_is_the_published_method(images, tmp_path, monkey
     again = pretrain(images, out, rounds=1, detector="retinanet_lite0_fpn", options=OPTIONS)
     assert again == result
     assert capsys.readouterr().out.count(": done") == 3
+
+
+def test_a_round_of_agdp_on_detections(images, tmp_path, monkeypatch, capsys):
+    # Untrained enough to find little above Detectron2's threshold.
+    rounds = [*OPTIONS, "AGSSP.BOXES.ROUNDS", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    result = pretrain(images, tmp_path / "out", rounds=1, options=rounds)
+    out = tmp_path / "out"
+    assert result.weights == out / "agdp" / "model_final.pth"
+    assert result.backbone == out / "agbp" / "backbone_final.pth"
+    first, second = config_of(out / "agdp_round1"), config_of(out / "agdp")
+    assert first.DATASETS.TRAIN == ("pretrain_out_maps_boxes",)
+    assert second.DATASETS.TRAIN == ("pretrain_out_maps_detected",)
+    # It starts anew: from the same weights, not from those of the round before.
+    assert first.MODEL.WEIGHTS == second.MODEL.WEIGHTS == str(out / "agbp" / "model_final.pth")
+    printed = capsys.readouterr().out
+    said = re.search(r"([\d,]+) boxes in [\d,]+ of 3 images", printed)
+    assert f"boxes: the {said[1]} best detections of the round before" in printed
+    detected = json.loads((out / "agdp" / "boxes.json").read_text())
+    assert len(detected["annotations"]) == int(said[1])
+    assert pretrain(images, out, rounds=1, options=rounds) == result
+    assert capsys.readouterr().out.count(": done") == 4
+
+
+def test_no_round_of_agdp(images, tmp_path):
+    with pytest.raises(ValueError, match=r"AGSSP\.BOXES\.ROUNDS must be at least 1, got 0"):
+        pretrain(images, tmp_path / "out", options=[*OPTIONS, "AGSSP.BOXES.ROUNDS", 0])
 
 
 def test_images_in_archives(images, tmp_path, monkeypatch, capsys):

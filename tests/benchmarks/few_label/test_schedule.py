@@ -206,6 +206,30 @@ def test_rounds_of_agbp(write_benchmark, tmp_path):
         assert scorer["scorer"] == name
 
 
+def test_rounds_of_agdp(write_benchmark, tmp_path):
+    """Each learns what the one before finds, from the same weights."""
+    agdp = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+    variants = {
+        "once": {"arm": "agssp", "agdp": agdp},
+        "thrice": {"arm": "agssp", "agdp": agdp, "box_rounds": 3},
+    }
+    arms = [*variants]
+    benchmark = write_benchmark(variants=variants, arms=arms, draws=[0], learning_rates=[0.001])
+    space = Workspace(benchmark, CONFIGS, tmp_path / "out")
+    once, third = (space.pretraining_of(arm) for arm in arms)
+    second = third.before
+    assert second.before == once
+    assert once.start == second.start == third.start
+    assert third.chain == (once.start, once, second, third)
+    assert len({once.name, second.name, third.name}) == 3
+    assert len(run(benchmark, tmp_path)) == 2
+    boxes = [
+        json.loads((space.weights_of(one).parent / "boxes.json").read_text())["annotations"]
+        for one in (second, third)
+    ]
+    assert boxes[0] != boxes[1]
+
+
 def test_variants_share_what_they_do_not_change(write_benchmark, tmp_path):
     variants = {
         "longer_agdp": {"arm": "agssp", "title": "AGDP x 2", "agdp": {"SOLVER.MAX_ITER": 9}},
