@@ -414,7 +414,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     solver.SLOW_PARTS = ()
     solver.SLOW_FACTOR = 0.1
     # Passes over DATASETS.TRAIN: MAX_ITER becomes so many, and STEPS, CHECKPOINT_PERIOD and
-    # TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are.
+    # TEST.EVAL_PERIOD keep their share of it. 0: iterations as they are, as also where KEY VALUE
+    # pairs, such as those of a command line, name SOLVER.MAX_ITER without these.
     solver.EPOCHS = 0.0
     # With EPOCHS: replaces WARMUP_ITERS where it is positive.
     solver.WARMUP_EPOCHS = 0.0

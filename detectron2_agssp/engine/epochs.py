@@ -68,7 +68,8 @@ def install_epochs() -> None:
     """Makes every ``DefaultTrainer``, the stock train_net's too, count in epochs where told to.
 
     The trainer asks its static ``auto_scale_workers`` for the config that it is built from; that
-    one is wrapped. Does nothing the second time.
+    one is wrapped. KEY VALUE pairs that name ``SOLVER.MAX_ITER`` and no epochs turn a yaml's epochs
+    off. Does nothing the second time.
     """
     original = DefaultTrainer.auto_scale_workers
     if getattr(original, "counts_epochs", False):
@@ -80,3 +81,15 @@ def install_epochs() -> None:
 
     auto_scale_workers.counts_epochs = True
     DefaultTrainer.auto_scale_workers = staticmethod(auto_scale_workers)
+    merge_from_list = CfgNode.merge_from_list
+
+    @functools.wraps(merge_from_list)
+    def merge(self: CfgNode, cfg_list: list):
+        result = merge_from_list(self, cfg_list)
+        # Whoever counts iterations on the command line means these, not the yaml's epochs.
+        keys = set(cfg_list[::2])
+        if "SOLVER.MAX_ITER" in keys and "AGSSP.SOLVER.EPOCHS" not in keys and "AGSSP" in self:
+            self.AGSSP.SOLVER.EPOCHS = 0.0
+        return result
+
+    CfgNode.merge_from_list = merge

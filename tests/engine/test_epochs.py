@@ -95,3 +95,19 @@ def test_an_empty_data_set(cfg, names):
     cfg.DATASETS.TRAIN = names
     with pytest.raises(ValueError, match=r"EPOCHS is \d+, but .*no images to pass over.*Name sets"):
         iterations_from_epochs(cfg)
+
+
+def test_iterations_of_the_command_line_win_over_the_yaml_s_epochs(cfg):
+    cfg.merge_from_list(["SOLVER.BASE_LR", 0.1])
+    assert cfg.AGSSP.SOLVER.EPOCHS == 30
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 7, "SOLVER.BASE_LR", 0.1])
+    assert iterations_from_epochs(cfg).SOLVER.MAX_ITER == 7
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 1000, "AGSSP.SOLVER.EPOCHS", 30.0])
+    assert iterations_from_epochs(cfg).SOLVER.MAX_ITER == 75
+
+
+def test_a_config_without_this_package_s_keys_merges_as_ever(cfg):
+    stock = cfg.clone()
+    del stock["AGSSP"]
+    stock.merge_from_list(["SOLVER.MAX_ITER", 7])
+    assert stock.SOLVER.MAX_ITER == 7
