@@ -1,10 +1,12 @@
-"""Judges the pseudo-boxes of a map folder against labels that pretraining did not see.
+"""Judges the pseudo-boxes of a map folder, or boxes of a COCO json, such as what a detector found,
+against labels that pretraining did not see.
 
-Of each threshold, and of the one by which AGDP cuts its boxes (marked *): precision and recall at
---iou, whether the labels were hit at all (a box's centre lies in them), the boxes per image, and
-the share of images without; then recall by class of the label, and precision by source of the
-image. Images of the json without labels are free of defects: every box there is wrong. The last
-line says whether the boxes are better than boxes at random, and what to do if they are not.
+Of each threshold, and of the one by which AGDP cuts its boxes (marked *; of a json, of all boxes):
+precision and recall at --iou, whether the labels were hit at all (a box's centre lies in them), the
+boxes per image, and the share of images without; then recall by class of the label, and precision
+by source of the image. Images of the labels' json without labels are free of defects: every box
+there is wrong. The last line says whether the boxes are better than boxes at random, and what to do
+if they are not.
 """
 
 import argparse
@@ -20,13 +22,13 @@ def _numbers(text: str) -> list[float]:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("maps", metavar="MAPS", help="map folder")
+    parser.add_argument("boxes", metavar="BOXES", help="map folder, or COCO json")
     parser.add_argument("labels", metavar="LABELS.json", help="COCO json")
     parser.add_argument(
         "--images",
         metavar="IMAGES",
-        help="folder of the labelled images where MAPS does not have them: they are scored with "
-        "its fitted scorer",
+        help="folder of the labelled images where a map folder does not have them: they are "
+        "scored with its fitted scorer",
     )
     parser.add_argument(
         "--thresholds",
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
     judged = judge_boxes(
         config_from(args),
-        args.maps,
+        args.boxes,
         args.labels,
         image_root=args.images,
         thresholds=args.thresholds or THRESHOLD_GRID,

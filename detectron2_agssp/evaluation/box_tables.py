@@ -62,11 +62,11 @@ def format_evaluation(evaluation: FolderEvaluation) -> str:
     notes = [
         "Hit: a box's centre lies in a label. Boxes placed at random would have a precision of "
         f"{evaluation.labelled_area:.3f} there.",
-        "* the threshold by AGSSP.BOXES, at which AGDP cuts its boxes.",
+        "* the threshold by AGSSP.BOXES, at which AGDP cuts its boxes; of a json, all boxes.",
     ]
     for what, count in (
-        ("Images of the maps that the json does not have", evaluation.unknown_images),
-        ("Images of the json that have no map", evaluation.unseen_images),
+        ("Images that are not in the labels' json", evaluation.unknown_images),
+        ("Images of the labels' json whose boxes are not known", evaluation.unseen_images),
     ):
         if count:
             notes.append(f"{what}, left out: {count}.")

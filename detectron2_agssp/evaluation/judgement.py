@@ -10,7 +10,11 @@ import numpy as np
 
 from detectron2_agssp.evaluation.box_statistics import BoxStatistics
 from detectron2_agssp.evaluation.label_free import LabelFreeFigures
-from detectron2_agssp.evaluation.pseudo_boxes import FolderEvaluation, evaluate_pseudo_boxes
+from detectron2_agssp.evaluation.pseudo_boxes import (
+    FolderEvaluation,
+    evaluate_pseudo_boxes,
+    evaluate_scored_boxes,
+)
 from detectron2_agssp.io.coco import read_coco
 from detectron2_agssp.io.images import list_images
 from detectron2_agssp.maps.fitted_scorer import load_fitted_scorer, recorded_config
@@ -53,7 +57,7 @@ class BoxVerdict:
 
 def judge_boxes(
     cfg,
-    map_root: str | Path,
+    boxes: str | Path,
     labels: str | Path,
     *,
     image_root: str | Path | None = None,
@@ -66,32 +70,35 @@ def judge_boxes(
     Args:
         cfg: a Detectron2 config: ``AGSSP.BOXES``. What the scorer was built with is read from the
             folder, but the ``MODEL.WEIGHTS`` of a Detectron2 backbone.
-        map_root: the map folder of the images to pretrain on; its threshold counts.
+        boxes: the map folder of the images to pretrain on; its threshold counts. Or a COCO json of
+            boxes, such as a detector's, all of which count.
         labels: a COCO json.
         image_root: folder of the labelled images, where the map folder does not have them: they
-            are scored with its fitted scorer and calibration. None: they are in the map folder.
+            are scored with its fitted scorer and calibration. None: they are in ``boxes``.
         thresholds, min_iou: further thresholds to judge, and the IoU of a match; as
             :func:`~detectron2_agssp.evaluation.pseudo_boxes.evaluate_pseudo_boxes`.
         progress: show a progress bar.
 
     Raises:
         FileNotFoundError: no such folder or file, or the map folder has no scorer.
-        ValueError: none of the images is labelled, or no label is there to find.
+        ValueError: none of the images is labelled, or no label is there to find; or there is an
+            ``image_root`` for boxes that no maps give.
     """
-    maps = None if image_root is None else score_labelled(cfg, map_root, labels, image_root)
-    evaluation = evaluate_pseudo_boxes(
-        cfg,
-        map_root,
-        labels,
-        thresholds=thresholds,
-        min_iou=min_iou,
-        maps=maps,
-        progress=progress,
-    )
+    asked = {"thresholds": thresholds, "min_iou": min_iou, "progress": progress}
+    if Path(boxes).suffix == ".json":
+        if image_root is not None:
+            raise ValueError(
+                f"{boxes} holds boxes of its own images; others ({image_root}) can be scored for a "
+                "map folder only."
+            )
+        evaluation = evaluate_scored_boxes(boxes, labels, **asked)
+    else:
+        maps = None if image_root is None else score_labelled(cfg, boxes, labels, image_root)
+        evaluation = evaluate_pseudo_boxes(cfg, boxes, labels, maps=maps, **asked)
     images, found = evaluation.configured.all_images, evaluation.configured.all_labels
     if found.labels == 0:
         raise ValueError(
-            f"The images that {labels} and the maps have in common have no label: without a defect "
+            f"The images that {labels} and {boxes} have in common have no label: without a defect "
             "to find, boxes cannot be judged."
         )
     better, sentence = _in_words(evaluation)

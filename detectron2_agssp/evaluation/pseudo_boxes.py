@@ -1,12 +1,14 @@
-"""The pseudo-boxes of a map folder against labels that pretraining did not see: what AGDP learns
-from, at one threshold after the other.
+"""Boxes against labels that pretraining did not see, at one threshold after the other: the
+pseudo-boxes of a map folder, which AGDP learns from, or a COCO file of boxes with scores.
 
 Pseudo-boxes have no class, so a box may find a label of any. Shapes: K boxes and G labels of an
 image.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,12 @@ from tqdm import tqdm
 from detectron2_agssp.boxes.rule import BoxRule
 from detectron2_agssp.evaluation.box_statistics import THRESHOLD_GRID, covered_area, stored_maps
 from detectron2_agssp.evaluation.truth import CocoTruth
+from detectron2_agssp.io.coco import read_coco, to_xyxy
+from detectron2_agssp.maps.image_stream import source_of
 from detectron2_agssp.utils.box_matching import coco_iou, match_boxes
+
+# Threshold -> the boxes (K, 4) of an image, XYXY, of falling score.
+CutBoxes = Callable[[float], np.ndarray]
 
 
 @dataclass
@@ -173,37 +180,116 @@ def evaluate_pseudo_boxes(
         ValueError: the json is no COCO json or has none of the images, a label has no box, or an
             argument is out of its range.
     """
+    truth = CocoTruth(labels)
+    _check_arguments(thresholds, min_iou)
+    rule = BoxRule.from_config(cfg, map_root)
+    rules = {threshold: rule.at(threshold) for threshold in thresholds}
+    rules[rule.mean_threshold] = rule
+    maps = stored_maps(map_root) if maps is None else maps
+
+    def cut() -> Iterator[tuple[dict, CutBoxes]]:
+        for entry, anomaly_map in maps:
+            where = entry["height"], entry["width"], entry["source"]
+            yield entry, partial(_cut, rules, anomaly_map, *where)
+
+    otherwise = (
+        "If other images are labelled, name their folder (--images): the map folder's scorer "
+        "scores them."
+    )
+    at = sorted(rules)
+    return _evaluate(truth, cut(), at, rule.mean_threshold, min_iou, progress, map_root, otherwise)
+
+
+def _cut(rules, anomaly_map, height: int, width: int, source: str, threshold: float) -> np.ndarray:
+    return rules[threshold](anomaly_map, height, width, source)[0]
+
+
+def evaluate_scored_boxes(
+    path: str | Path,
+    labels: str | Path,
+    *,
+    thresholds: Sequence[float] = THRESHOLD_GRID,
+    min_iou: float = 0.5,
+    progress: bool = True,
+) -> FolderEvaluation:
+    """The same figures of a COCO file of boxes, such as the ``boxes.json`` of a round of AGDP, what
+    ``agssp boxes`` writes, or the ``predictions.json`` of ``agssp predict``. Classes of the boxes
+    are not asked for. The configured threshold is 0: all boxes of the file.
+
+    Args:
+        path: COCO json; boxes without a ``score`` count at each threshold.
+        labels, min_iou, progress: as of :func:`evaluate_pseudo_boxes`.
+        thresholds: of the scores, each in [0, 1).
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`evaluate_pseudo_boxes`; an image has no size.
+    """
+    truth = CocoTruth(labels)
+    _check_arguments(thresholds, min_iou)
+    content = read_coco(path)
+    annotations: dict = defaultdict(list)
+    for annotation in content["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+
+    def stored() -> Iterator[tuple[dict, CutBoxes]]:
+        for image in content["images"]:
+            name = image["file_name"]
+            if not {"height", "width"} <= image.keys():
+                raise ValueError(f"{path}: the image {name} has no height and width.")
+            size = {key: image[key] for key in ("height", "width")}
+            found = annotations[image["id"]]
+            scores = np.array([box.get("score", 1.0) for box in found])
+            order = (-scores).argsort(kind="stable")
+            boxes, scores = to_xyxy(found)[order], scores[order]
+            entry = {"image": name, "source": source_of(name, Path(path).stem), **size}
+            yield entry, partial(_above, boxes, scores)
+
+    return _evaluate(truth, stored(), thresholds, 0.0, min_iou, progress, path)
+
+
+def _above(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    return boxes[scores >= threshold]
+
+
+def _check_arguments(thresholds: Sequence[float], min_iou: float) -> None:
     if not all(0 <= threshold < 1 for threshold in thresholds):
         raise ValueError(f"thresholds must be in [0, 1), got {list(thresholds)}.")
     if not 0 < min_iou <= 1:
         raise ValueError(f"The IoU of a match must be in (0, 1], got {min_iou}.")
-    truth = CocoTruth(labels)
-    rule = BoxRule.from_config(cfg, map_root)
-    rules = {threshold: rule.at(threshold) for threshold in thresholds}
-    rules[rule.mean_threshold] = rule
+
+
+def _evaluate(
+    truth: CocoTruth,
+    images: Iterable[tuple[dict, CutBoxes]],
+    thresholds: Iterable[float],
+    configured: float,
+    min_iou: float,
+    progress: bool,
+    place: str | Path,
+    otherwise: str = "",
+) -> FolderEvaluation:
+    """Of images with their boxes at any threshold, which come from ``place``; where none of them is
+    labelled, ``otherwise`` says what to do."""
     evaluations = {
-        threshold: BoxEvaluation(threshold, rules[threshold] is rule) for threshold in sorted(rules)
+        threshold: BoxEvaluation(threshold, threshold == configured)
+        for threshold in sorted({*thresholds, configured})
     }
     seen, unknown, labelled_area = set(), 0, 0.0
-    maps = stored_maps(map_root) if maps is None else maps
-    for entry, anomaly_map in tqdm(maps, desc="judging boxes", unit="img", disable=not progress):
+    for entry, boxes_at in tqdm(images, desc="judging boxes", unit="img", disable=not progress):
         image = truth.find(entry)
         if image is None:
             unknown += 1
             continue
         seen.add(image["id"])
-        height, width, source = entry["height"], entry["width"], entry["source"]
+        height, width = entry["height"], entry["width"]
         image_labels = ImageLabels(truth, truth.labels(image))
         visible = image_labels.boxes[~image_labels.is_crowd].clip(0, (width, height) * 2)
         labelled_area += covered_area(visible) / (height * width)
         for threshold, evaluation in evaluations.items():
-            boxes, _ = rules[threshold](anomaly_map, height, width, source)
-            evaluation.add(source, boxes, image_labels, min_iou)
+            evaluation.add(entry["source"], boxes_at(threshold), image_labels, min_iou)
     if not seen:
         raise ValueError(
-            f"None of the {unknown} images of {map_root} is in {labels}. {truth.hint} If other "
-            "images are labelled, name their folder (--images): the map folder's scorer scores "
-            "them."
+            f"None of the {unknown} images of {place} is in {truth.path}. {truth.hint} {otherwise}"
         )
     return FolderEvaluation(
         min_iou=min_iou,

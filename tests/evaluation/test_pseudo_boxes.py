@@ -10,7 +10,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detectron2_agssp.boxes.coco_export import pseudo_boxes_as_coco
 from detectron2_agssp.evaluation.box_tables import as_json, format_evaluation
-from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes
+from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes, evaluate_scored_boxes
+from detectron2_agssp.io.coco import write_coco
 from detectron2_agssp.utils.box_matching import match_boxes
 
 HEIGHT, WIDTH = 40, 80
@@ -186,8 +187,49 @@ def test_tables(cfg, known):
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
         assert lines[0][2:] == ["0.25", "0.5*", "0.75"]
         assert tuple(line[0] for line in lines[2:]) == names
-    assert "the json does not have, left out: 1." in notes
-    assert "that have no map, left out: 1." in notes
+    assert "that are not in the labels' json, left out: 1." in notes
+    assert "whose boxes are not known, left out: 1." in notes
+
+
+def test_the_same_boxes_from_a_file(cfg, known, tmp_path):
+    folder, labels = known
+    path = tmp_path / "boxes.json"
+    write_coco(path, pseudo_boxes_as_coco(cfg, folder, progress=False))
+    by_file = evaluate_scored_boxes(path, labels, thresholds=(0.75,), progress=False)
+    by_maps = judge(cfg, known, thresholds=())
+    everything, surer = by_file.thresholds
+    assert (everything.threshold, everything.configured) == (0.0, True)
+    assert everything.classes == by_maps.configured.classes
+    assert everything.sources == by_maps.configured.sources
+    assert (by_file.unknown_images, by_file.unseen_images) == (1, 1)
+    assert by_file.labelled_area == by_maps.labelled_area
+    # Of scores .9, .8, .7 and .6 in the images with labels.
+    assert surer.all_images.boxes == 2
+    assert surer.all_images.images == 3
+
+
+def test_order_of_scores_and_boxes_without_one(tmp_path):
+    """The surer of two boxes is the one that is right; one without a score counts at every
+    threshold."""
+    labels = write_labels(tmp_path / "labels.json", {"a/1.png": [label(0, 0, 10, 10)]})
+    sure = {"score": 0.9} | label(0, 0, 10, 10)
+    unsure = {"score": 0.2} | label(0, 0, 10, 9)
+    path = write_labels(tmp_path / "boxes.json", {"a/1.png": [unsure, sure, label(30, 0, 40, 9)]})
+    found = evaluate_scored_boxes(path, labels, thresholds=(0.5,), progress=False)
+    assert [one.all_images.boxes for one in found.thresholds] == [3, 2]
+    assert [one.all_images.correct for one in found.thresholds] == [1, 1]
+
+
+def test_a_file_of_other_images_or_without_sizes(tmp_path):
+    labels = write_labels(tmp_path / "labels.json", {"a/1.png": [label(0, 0, 10, 10)]})
+    others = write_labels(tmp_path / "boxes.json", {"a/2.png": [label(0, 0, 10, 10)]})
+    with pytest.raises(ValueError, match=r"None of the 1 images of .*boxes\.json is in"):
+        evaluate_scored_boxes(others, labels, progress=False)
+    content = json.loads(labels.read_text())
+    del content["images"][0]["height"]
+    others.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"boxes\.json: the image a/1\.png has no height"):
+        evaluate_scored_boxes(others, labels, progress=False)
 
 
 def test_json(cfg, known):
