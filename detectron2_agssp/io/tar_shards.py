@@ -22,6 +22,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 
 from detectron2_agssp.io.files import user_path
 from detectron2_agssp.io.images import IMAGE_SUFFIXES
+from detectron2_agssp.io.remote_files import fetch_file
 from detectron2_agssp.utils.naming import some_of
 
 logger = logging.getLogger(__name__)
@@ -85,12 +86,14 @@ class TarShards:
     """Images of some archives: where each is, known from one pass over the archives' headers.
 
     Args:
-        name: of the archives, as given: braces and, of local ones, *. What is not local is fetched
-            by PathManager.
+        name: of the archives, as given: braces and, of local ones, *. What is not local is fetched,
+            whole, into a cache (:func:`~detectron2_agssp.io.remote_files.fetch_file`).
 
     Raises:
         FileNotFoundError: an archive is not there.
-        ValueError: an archive is damaged or compressed, or an image is in two of them.
+        ValueError: an archive is damaged or compressed, an image is in two of them, or nothing
+            reads such URLs.
+        ConnectionError: an archive cannot be fetched.
     """
 
     def __init__(self, name: str):
@@ -161,7 +164,12 @@ def _archives(name: str) -> list[str]:
     found: list[str] = []
     for archive in expand_braces(name):
         if "://" in archive:
-            found.append(PathManager.get_local_path(archive))
+            if "*" in archive:
+                raise ValueError(
+                    f"{archive} has a *, which finds local archives only. Name remote ones with "
+                    "braces: shard-{000..099}.tar."
+                )
+            found.append(fetch_file(archive))
         elif "*" in archive:
             found += sorted(glob.glob(archive, recursive=False))
         else:
