@@ -5,7 +5,7 @@
 #   benchmarks/compare_scorers.sh neu_det OUT [scorer ...]
 #
 # Scorers: mahalanobis[_256], mahalanobis_centered[_256], mutual[_fine], memory, synthetic,
-# ensemble. Needs
+# ensemble, mutual_dinov2 (its weights: DINOV2=/path/to/model.safetensors, else downloaded). Needs
 # datasets/prepare_<name>.py to have run ($DETECTRON2_DATASETS). NEU-DET has no normal images, so
 # `memory` takes a random sample there. A scorer that is finished is skipped.
 set -euo pipefail
@@ -43,6 +43,7 @@ settings() {
     mutual_fine) echo mutual AGSSP.SCORER.IMAGE_SIZE 256 "AGSSP.SCORER.STRIDES (8,16)" ;;
     synthetic) echo synthetic ;;
     ensemble) echo ensemble ;;
+    mutual_dinov2) echo mutual_dinov2 AGSSP.SCORER.WEIGHTS "${DINOV2:-timm}" ;;
     memory) echo memory AGSSP.SCORER.IMAGE_SIZE 256 "$normal" ;;
     *) echo "unknown scorer $1" >&2; exit 2 ;;
     esac

@@ -24,8 +24,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.NAME = "mahalanobis"
     # "" takes CUDA where there is one, else the CPU; or a torch device such as "cuda:1".
     scorer.DEVICE = ""
-    # Patch features of the scorers without text: "timm" (MODEL, WEIGHTS, STRIDES), "detectron2"
-    # (MODEL.BACKBONE, MODEL.WEIGHTS, IN_FEATURES) or "clip" (KEAD.MODEL, PRETRAINED,
+    # Patch features of the scorers without text: "timm" (MODEL, WEIGHTS, STRIDES or BLOCKS),
+    # "detectron2" (MODEL.BACKBONE, MODEL.WEIGHTS, IN_FEATURES) or "clip" (KEAD.MODEL, PRETRAINED,
     # FEATURE_LAYERS).
     scorer.FEATURES = "timm"
     # Any timm model with `features_only`.
@@ -34,6 +34,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.WEIGHTS = PIP_LITE0_WEIGHTS
     # Feature levels, as strides in pixels of the resized image.
     scorer.STRIDES = (8, 16, 32)
+    # Or of a plain Vision Transformer (DINOv2, DINOv3) as its blocks from 1, after its final norm,
+    # such as (3, 6, 9, 12); () takes STRIDES.
+    scorer.BLOCKS = ()
     # Feature levels by the backbone's names, such as ("res3", "res4"); () takes all.
     scorer.IN_FEATURES = ()
     # Side of the local average over each level, cells, odd; 1 switches it off.
@@ -102,8 +105,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
 
     ensemble = scorer.ENSEMBLE = CfgNode()
     # Two scorers or more: of each its name and, as on a command line, what it has of its own of
-    # IMAGE_SIZE, STRIDES, IN_FEATURES, POOL_SIZE, CENTER and its node's keys ("mutual STRIDES
-    # (16,32)"); the rest is as above.
+    # IMAGE_SIZE, STRIDES, BLOCKS, IN_FEATURES, POOL_SIZE, CENTER and its node's keys ("mutual
+    # STRIDES (16,32)"); the rest is as above.
     ensemble.MEMBERS = ("mahalanobis", "synthetic IMAGE_SIZE 256 STRIDES (4,8,16,32)")
     # "ranks": of each cell among all, as Fisher combines tests; or "product", of the scores.
     ensemble.COMBINE = "ranks"

@@ -29,7 +29,7 @@ SAMPLED_CELLS = 100_000
 # As maps are calibrated by default: the quantiles that become 0 and 1 before scores are multiplied.
 LOW_QUANTILE, HIGH_QUANTILE = 0.5, 0.999
 # What a member may have of its own; beside the keys of its own node.
-OWN_KEYS = ("CENTER", "IMAGE_SIZE", "IN_FEATURES", "POOL_SIZE", "STRIDES")
+OWN_KEYS = ("BLOCKS", "CENTER", "IMAGE_SIZE", "IN_FEATURES", "POOL_SIZE", "STRIDES")
 
 
 class EnsembleScorer(AnomalyScorer):

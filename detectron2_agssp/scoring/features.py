@@ -26,6 +26,7 @@ def build_patch_features(cfg, *, center: bool | None = None) -> PatchFeatures:
             model=scorer.MODEL,
             weights=scorer.WEIGHTS,
             strides=scorer.STRIDES,
+            blocks=scorer.BLOCKS,
             **settings,
         )
     if scorer.FEATURES == "detectron2":

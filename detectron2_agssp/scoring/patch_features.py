@@ -79,20 +79,31 @@ class TimmPatchFeatures(PatchFeatures):
         model: a timm model name that supports ``features_only``.
         weights: see :func:`~detectron2_agssp.modeling.backbone.timm_models.load_timm_weights`.
         strides: the levels, as strides in pixels; the smallest gives the grid.
+        blocks: the levels of a plain Vision Transformer instead, as its blocks, from 1.
         settings: see :class:`PatchFeatures`.
     """
 
     def __init__(
-        self, *, model: str, weights: str = "", strides: tuple[int, ...] = (8, 16), **settings
+        self,
+        *,
+        model: str,
+        weights: str = "",
+        strides: tuple[int, ...] = (8, 16),
+        blocks: tuple[int, ...] = (),
+        **settings,
     ):
-        if not strides:
+        if not strides and not blocks:
             raise ValueError("AGSSP.SCORER.STRIDES is empty: give one or more, e.g. (8, 16).")
-        strides = tuple(sorted(strides))
-        extractor = create_feature_extractor(model, weights=weights, strides=strides)
+        extractor = create_feature_extractor(
+            model,
+            weights=weights,
+            strides=() if blocks else tuple(sorted(strides)),
+            blocks=tuple(blocks),
+        )
         super().__init__(
             level_channels=extractor.channels,
-            strides=strides,
-            size_divisor=strides[-1],
+            strides=extractor.strides,
+            size_divisor=extractor.strides[-1],
             **settings,
         )
         net = extractor.net.requires_grad_(False).eval()

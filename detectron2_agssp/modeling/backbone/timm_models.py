@@ -43,22 +43,25 @@ class FeatureExtractor:
 
 
 def create_feature_extractor(
-    model: str, *, weights: str = "", strides: tuple[int, ...]
+    model: str, *, weights: str = "", strides: tuple[int, ...] = (), blocks: tuple[int, ...] = ()
 ) -> FeatureExtractor:
     """Creates a timm model that returns its feature maps at ``strides`` (pixels).
 
     Where a model has several maps at one stride, the deepest is taken. Plain Vision Transformers
     have one stride, of their patches: the last block's tokens, before the final norm, as a map,
-    without class and register tokens.
+    without class and register tokens; or by ``blocks`` several blocks' tokens, each after the
+    final norm, as DINOv2 gives its intermediate layers.
 
     Args:
         model: a timm model name.
         weights: see :func:`load_timm_weights`.
         strides: of the maps; () takes the deepest alone, whatever its stride.
+        blocks: of a plain Vision Transformer, from 1, in any order; then there are no ``strides``.
 
     Raises:
         ValueError: timm has no such model (close names are listed), or the model has no feature
-            maps, or none at one of the strides (those it has are listed).
+            maps, or none at one of the strides (those it has are listed); ``blocks`` of another
+            model, or that it has not.
     """
     import timm
 
@@ -74,26 +77,16 @@ def create_feature_extractor(
         raise ValueError(
             f"timm's {model!r} gives no feature maps (features_only): {error}"
         ) from error
-    # Transformers' default levels are their last blocks: not all have their place as index.
-    index_of = dict(
-        zip(probe.feature_info.reduction(), probe.feature_info.out_indices, strict=True)
-    )
-    lacking = [stride for stride in strides if stride not in index_of]
-    if lacking:
-        way_out = ""
-        if is_plain(probe):
-            way_out = (
-                f" It is a plain Vision Transformer: set AGSSP.SCORER.STRIDES to {(*index_of,)} "
-                f"for a scorer; for AGBP, AGSSP.TIMM.OUT_FEATURES and AGSSP.DISTILL.IN_FEATURES to "
-                f"{(LAST_FEATURE,)}, with one of AGSSP.DISTILL.LOSS_WEIGHTS; for a detector, take "
-                "build_vit_fpn_backbone."
-            )
-        raise ValueError(
-            f"{model!r} has feature maps at strides {list(index_of)}, none at "
-            f"{', '.join(map(str, lacking))}.{way_out}"
+    if blocks:
+        _check_blocks(probe, model, blocks)
+        net = _block_features(model, blocks, pretrained)
+    else:
+        net = _create(
+            model,
+            features_only=True,
+            out_indices=_indices_of(probe, model, strides),
+            pretrained=pretrained,
         )
-    indices = [index_of[stride] for stride in strides] or [list(index_of.values())[-1]]
-    net = _create(model, features_only=True, out_indices=tuple(indices), pretrained=pretrained)
     _drop_blocks_after_last_feature(net)
     if weights and not pretrained:
         _load_weights(net, model, load_timm_weights(model, weights))
@@ -107,6 +100,54 @@ def create_feature_extractor(
         pixel_mean=mean,
         pixel_std=std,
     )
+
+
+def _indices_of(probe: nn.Module, model: str, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """timm's indices of the maps at ``strides``, or of the deepest alone."""
+    # Transformers' default levels are their last blocks: not all have their place as index.
+    index_of = dict(
+        zip(probe.feature_info.reduction(), probe.feature_info.out_indices, strict=True)
+    )
+    lacking = [stride for stride in strides if stride not in index_of]
+    if lacking:
+        way_out = ""
+        if is_plain(probe):
+            way_out = (
+                f" It is a plain Vision Transformer: set AGSSP.SCORER.STRIDES to {(*index_of,)} "
+                "for a scorer, or AGSSP.SCORER.BLOCKS for several levels; for AGBP, "
+                f"AGSSP.TIMM.OUT_FEATURES and AGSSP.DISTILL.IN_FEATURES to {(LAST_FEATURE,)}, with "
+                "one of AGSSP.DISTILL.LOSS_WEIGHTS; for a detector, take build_vit_fpn_backbone."
+            )
+        raise ValueError(
+            f"{model!r} has feature maps at strides {list(index_of)}, none at "
+            f"{', '.join(map(str, lacking))}.{way_out}"
+        )
+    return tuple(index_of[stride] for stride in strides) or (list(index_of.values())[-1],)
+
+
+def _check_blocks(probe: nn.Module, model: str, blocks: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``model`` is a plain Vision Transformer that has these blocks."""
+    if not is_plain(probe):
+        raise ValueError(
+            f"AGSSP.SCORER.BLOCKS is {tuple(blocks)}: it is for plain Vision Transformers, such as "
+            f"vit_small_patch14_dinov2, and {model!r} has levels of several strides. Leave it "
+            "empty and name those in AGSSP.SCORER.STRIDES."
+        )
+    depth = len(probe.feature_info.info)
+    if len(set(blocks)) < len(blocks) or not all(1 <= block <= depth for block in blocks):
+        raise ValueError(
+            f"AGSSP.SCORER.BLOCKS is {tuple(blocks)}: name blocks of {model!r}, from 1 to {depth}, "
+            "each once."
+        )
+
+
+def _block_features(model: str, blocks: tuple[int, ...], pretrained: bool) -> nn.Module:
+    from timm.models._features import FeatureGetterNet
+
+    whole = _create(model, num_classes=0, pretrained=pretrained)
+    net = FeatureGetterNet(whole, [block - 1 for block in sorted(blocks)], norm=True)
+    net.pretrained_cfg = whole.pretrained_cfg
+    return net
 
 
 def is_plain(net: nn.Module) -> bool:
