@@ -61,6 +61,10 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.NUM_WORKERS = -1
     # Images used for fitting: 0 takes all, else a sample of this many.
     scorer.FIT_IMAGES = 0
+    # Fit on each source (an image's first folder) alone, where it has 16 images or more; samples
+    # are then of each source. Images of other sources are scored by a fit on all. `mutual` compares
+    # within sources anyway.
+    scorer.PER_SOURCE = False
     # For `memory` and KeAD's few-shot maps: images, folders or patterns ("good/*.png") below the
     # image folder or absolute, or a .txt file of them; and so many at random beside those.
     scorer.NORMAL_IMAGES = ()
@@ -140,6 +144,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # What cells near the border of a map have more than those within, in the mean of the sampled
     # images, is taken off them first.
     calibration.BORDER = True
+    # All three of each source by its own images, where it has 16 or more, MAX_IMAGES at most.
+    calibration.PER_SOURCE = False
 
     # ---- Stage 1: AGBP -----------------------------------------------------------------------
     distill = cfg.AGSSP.DISTILL = CfgNode()

@@ -7,7 +7,6 @@ three sources of one map folder; the labels judge boxes at three margins, with a
 """
 
 import argparse
-import random
 from pathlib import Path
 
 import torch
@@ -15,46 +14,12 @@ from detectron2.config import get_cfg
 from tabulate import tabulate
 
 import detectron2_agssp  # noqa: F401  (registers everything)
-from benchmarks.corpus.arms import link_images
+from benchmarks.corpus.joined_sets import join_sets, source_figures
 from benchmarks.machine import describe_machine
-from detectron2_agssp.evaluation.pseudo_boxes import BoxEvaluation, evaluate_pseudo_boxes
-from detectron2_agssp.io.coco import read_coco, subset, write_coco
-from detectron2_agssp.io.files import datasets_root, read_json
+from detectron2_agssp.evaluation.pseudo_boxes import evaluate_pseudo_boxes
 from detectron2_agssp.maps.generate import generate_anomaly_maps
 
-IMAGES = 300
 MARGINS = (0.1, 0.2, 0.3)
-
-
-def joined(parts: dict[str, dict]) -> dict:
-    """COCO dicts as one, whose file names and classes begin with the name of their source."""
-    whole: dict = {"images": [], "annotations": [], "categories": []}
-    for source, coco in parts.items():
-        ids = {}
-        for kind in ("images", "categories"):
-            first = len(whole[kind]) + 1
-            ids[kind] = {entry["id"]: first + n for n, entry in enumerate(coco[kind])}
-            key = {"images": "file_name", "categories": "name"}[kind]
-            for entry in coco[kind]:
-                name = f"{source}/{entry[key].rpartition('/')[2]}"
-                whole[kind].append({**entry, "id": ids[kind][entry["id"]], key: name})
-        for entry in coco["annotations"]:
-            kept = {**entry, "id": len(whole["annotations"]) + 1}
-            kept["image_id"] = ids["images"][entry["image_id"]]
-            kept["category_id"] = ids["categories"][entry["category_id"]]
-            whole["annotations"].append(kept)
-    return whole
-
-
-def by_source(evaluation: BoxEvaluation, source: str) -> list:
-    """Precision / recall, and the share of images without a box."""
-    images = evaluation.sources[source]
-    classes = [of for name, of in evaluation.classes.items() if name.startswith(f"{source}/")]
-    recall = sum(of.found for of in classes) / sum(of.labels for of in classes)
-    return [
-        f"{images.precision or 0:.3f} / {recall:.3f}",
-        f"{images.without_boxes / images.images:.2f}",
-    ]
 
 
 def main() -> None:
@@ -67,24 +32,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    prepared = datasets_root()
-    places = {
-        name: (prepared / name / "images", prepared / name / "annotations/train.json")
-        for name in ("neu_det", "magnetic_tile")
-    }
-    places["gc10"] = (args.gc10 / "images", args.gc10 / "instances.json")
-    test = set(read_json(args.gc10 / "splits.json")["test"])
-    parts = {}
-    for source, (root, labels) in places.items():
-        coco = read_coco(labels)
-        images = sorted(coco["images"], key=lambda image: image["file_name"])
-        if source == "gc10":
-            images = [image for image in images if Path(image["file_name"]).stem not in test]
-        images = random.Random(0).sample(images, IMAGES)
-        parts[source] = subset(coco, {image["id"] for image in images})
-        names = [image["file_name"] for image in images]
-        link_images(args.output / "images", {"corpus": root}, {source: names})
-    write_coco(args.output / "labels.json", joined(parts))
+    sources = join_sets(args.output, args.gc10)
 
     cfg = get_cfg()
     scorer, boxes = cfg.AGSSP.SCORER, cfg.AGSSP.BOXES
@@ -100,10 +48,13 @@ def main() -> None:
                 ).configured
                 total = f"{found.all_images.precision:.3f} / {found.all_labels.recall:.3f}"
                 row = [boxes.EXTENT, boxes.MARGIN, "each its own" if boxes.PER_SOURCE else "one"]
-                row += [total, *(cell for source in parts for cell in by_source(found, source))]
+                row.append(total)
+                for source in sources:
+                    precision, recall, without = source_figures(found, source)
+                    row += [f"{precision:.3f} / {recall:.3f}", f"{without:.2f}"]
                 rows.append(row)
     header = ["extent", "margin", "threshold", "all"]
-    header += [text for source in parts for text in (source, "no box")]
+    header += [text for source in sources for text in (source, "no box")]
     print(f"{describe_machine()}\n")
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 

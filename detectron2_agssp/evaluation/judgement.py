@@ -166,7 +166,8 @@ def score_labelled(
             logger.warning("Left out %s: %s", failure["image"], failure["reason"])
         scored = score_batch(scorer, batch, loader.batch_size)
         for info, result in zip(batch.infos, scored, strict=True):
-            yield info, calibration(result.map).astype(np.float16)
+            own = calibration.of(info["source"])
+            yield info, own(result.map).astype(np.float16)
 
 
 def verdict(boxes: BoxStatistics | LabelFreeFigures) -> list[str]:

@@ -5,8 +5,8 @@ distillation loss compares unit vectors), so the corpus' median goes to 0 by def
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -21,11 +21,31 @@ class Calibration:
         low, high: raw scores.
         border: what is taken off the raw scores of cells 0, 1, ... cells from the border, as
             :func:`border_excess` gives it.
+        sources: of sources with a calibration of their own (``AGSSP.CALIBRATION.PER_SOURCE``).
     """
 
     low: float
     high: float
     border: tuple[float, ...] = ()
+    sources: Mapping[str, "Calibration"] = field(default_factory=dict)
+
+    def of(self, source: str) -> "Calibration":
+        """What the maps of a source are calibrated by."""
+        return self.sources.get(source, self)
+
+    def as_json(self) -> dict:
+        """As ``scorer.json`` has it."""
+        content = asdict(self)
+        content.pop("sources")
+        if self.sources:
+            content["sources"] = {name: own.as_json() for name, own in self.sources.items()}
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Calibration":
+        """Of :meth:`as_json`, whose values were checked."""
+        own = {name: cls.from_json(part) for name, part in content.get("sources", {}).items()}
+        return cls(content["low"], content["high"], tuple(content.get("border", ())), own)
 
     @classmethod
     def from_samples(

@@ -10,7 +10,8 @@ import torch
 
 from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.maps.fit import fit_stages
-from detectron2_agssp.maps.image_stream import sample_paths
+from detectron2_agssp.maps.image_stream import sample_paths, sample_paths_by_source
+from detectron2_agssp.maps.normal import normal_images_by_source
 from detectron2_agssp.maps.score import image_loader, score_batch
 from detectron2_agssp.maps.windows import Window, calmest_window
 from detectron2_agssp.scoring.base import AnomalyScorer
@@ -36,7 +37,8 @@ def find_calm_windows(
     A first map of the images, or of a seeded sample of them, by :data:`FIRST_SCORER` with the same
     features and image size, gives each its window of the lowest mean. Twice as many of the calmest
     as are asked for, taken from the sources in turn, are thinned out to those that differ most in
-    their pixels.
+    their pixels. Where ``AGSSP.SCORER.PER_SOURCE`` is on and there are several sources, each that
+    has no normal images gets as many, of its own images.
 
     Args:
         cfg: its ``AGSSP.SCORER`` is ``scorer``'s.
@@ -60,6 +62,17 @@ def find_calm_windows(
     if count == 0 or all(stage.sample != "normal" for stage in scorer.fit_stages()):
         return []
     number = max(SAMPLED_IMAGES, CANDIDATES * count)
+    if settings.PER_SOURCE:
+        sampled = sample_paths_by_source(list_images(image_root), number, settings.SEED, image_root)
+        if len(sampled) > 1:
+            without = sampled.keys() - normal_images_by_source(cfg, image_root).keys()
+            images = [image for source in sampled if source in without for image in sampled[source]]
+            ranked = _calmest_by_source(cfg, images, image_root, progress) if images else []
+            return [
+                window
+                for windows in ranked
+                for window in _different(cfg, windows[: CANDIDATES * count], image_root)
+            ]
     images = sample_paths(list_images(image_root), number, settings.SEED)
     by_source = _calmest_by_source(cfg, images, image_root, progress)
     if not by_source:

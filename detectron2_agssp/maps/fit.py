@@ -1,28 +1,37 @@
 """Fitting a scorer to a folder of images, and calibrating it, in streaming passes."""
 
-import fnmatch
+import contextlib
+import dataclasses
+import functools
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from detectron2.utils.file_io import PathManager
+from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from detectron2_agssp.io.corpus_file import is_corpus
 from detectron2_agssp.io.images import ImageReader, list_images
-from detectron2_agssp.io.tar_shards import PREFIX as TAR_PREFIX
 from detectron2_agssp.maps.calibration import Calibration, border_excess, without_border
 from detectron2_agssp.maps.image_stream import (
     ImageLoader,
+    paths_by_source,
     sample_paths,
     sample_paths_by_source,
+    source_of,
 )
+from detectron2_agssp.maps.normal import normal_images, normal_images_by_source
 from detectron2_agssp.maps.score import image_loader
 from detectron2_agssp.maps.windows import Window, WindowReader
-from detectron2_agssp.scoring.base import AnomalyScorer, FitStage
+from detectron2_agssp.scoring.base import AnomalyScorer
+from detectron2_agssp.scoring.per_source import COMMON, PerSourceScorer
+
+logger = logging.getLogger(__name__)
+
+# Of a source that is fitted or calibrated by itself.
+FEWEST_IMAGES = 16
 
 
 def fit_scorer(
@@ -68,57 +77,168 @@ def fit_stages(
         windows: of images, normal ones beside those that ``cfg`` names.
 
     Raises:
-        ValueError: no normal images for a scorer that needs them, or no image that could be read.
+        ValueError: no normal images for a scorer that needs them (or of a source, where it is
+            fitted per source), or no image that could be read.
     """
-    reading = _Reading(loader)
+    folder = _Folder(cfg, scorer, _Reading(loader), total, progress, windows)
+    stages = scorer.fit_stages()
     try:
-        for stage in scorer.fit_stages():
-            _fit_stage(cfg, scorer, stage, reading, total, progress, windows)
+        sources = folder.own_sources({stage.sample for stage in stages if stage.by_source})
+        for stage in stages:
+            if stage.by_source:
+                stage.fit(folder.samples(stage.sample, [COMMON, *sources]))
+            elif stage.sample != "none":
+                with folder.sample(stage.sample) as images:
+                    stage.fit(images)
     except ValueError as error:
         # A scorer that was given no images cannot know why.
-        if reading.num_read == 0 and reading.failures:
-            raise _nothing_readable(reading.failures) from error
+        if folder.reading.num_read == 0 and folder.reading.failures:
+            raise _nothing_readable(folder.reading.failures) from error
         raise
 
 
-def _fit_stage(
-    cfg, scorer, stage: FitStage, reading: "_Reading", total: int, progress, windows
-) -> None:
-    settings, root = cfg.AGSSP.SCORER, reading.loader.image_root
-    if stage.sample == "per_source":
-        count = scorer.images_per_source
-        sampled = sample_paths_by_source(list_images(root), count, settings.SEED, root)
-        with _bar("fit", sum(map(len, sampled.values())), progress) as bar:
-            stage.fit({source: reading.crops(paths, bar) for source, paths in sampled.items()})
-    elif stage.sample == "normal":
-        paths = normal_images(cfg, root)
-        with _bar("fit", len(paths) + len(windows), progress) as bar:
-            batches = reading.crops(paths, bar)
-            if windows:
-                reader = WindowReader(ImageReader(cfg), root, windows)
-                cut = image_loader(cfg, scorer, root, reader)
-                names = [window.image for window in windows]
-                batches = itertools.chain(batches, reading.crops(names, bar, cut))
-            stage.fit(batches)
-    elif stage.sample == "unlabeled":
-        paths, count = list_images(root), total
-        if 0 < settings.FIT_IMAGES < total:
-            count = settings.FIT_IMAGES
-            paths = sample_paths(paths, count, settings.SEED)
-        with _bar("fit", count, progress) as bar:
-            stage.fit(reading.crops(paths, bar))
+@dataclass
+class _Folder:
+    """The samples of a folder that ``scorer`` is fitted on: of all images, or of a source's."""
+
+    cfg: CfgNode
+    scorer: AnomalyScorer
+    reading: "_Reading"
+    total: int
+    progress: bool
+    windows: Sequence[Window]
+
+    @property
+    def root(self) -> str:
+        return self.reading.loader.image_root
+
+    @functools.cached_property
+    def images_by_source(self) -> dict[str, list[str]]:
+        return paths_by_source(list_images(self.root), self.root)
+
+    @functools.cached_property
+    def normal_by_source(self) -> dict[str, list[str]]:
+        return normal_images_by_source(self.cfg, self.root)
+
+    def own_sources(self, samples: set[str]) -> list[str]:
+        """The sources that are fitted on alone, in ``samples``: none if there is only one.
+
+        Raises:
+            ValueError: one of them has no normal image, and they are needed.
+        """
+        if not samples or len(self.images_by_source) == 1:
+            return []
+        counts = {source: len(own) for source, own in self.images_by_source.items()}
+        sources = large_sources(counts) if "unlabeled" in samples else list(counts)
+        if "normal" in samples:
+            given = set(self.normal_by_source)
+            given |= {source_of(window.image, self.root) for window in self.windows}
+            if missing := [source for source in sources if source not in given]:
+                raise ValueError(
+                    "AGSSP.SCORER.PER_SOURCE fits on each source's own normal images, but "
+                    f"AGSSP.SCORER.NORMAL_IMAGES names none of {', '.join(map(repr, missing))}. "
+                    "Name some of each, or set CALM_WINDOWS to take calm parts of images where "
+                    "there are none."
+                )
+        return sources
+
+    def samples(self, sample: str, sources: Iterable[str]) -> Iterator[tuple[str, object]]:
+        for source in sources:
+            with self.sample(sample, source) as images:
+                yield source, images
+
+    @contextlib.contextmanager
+    def sample(self, sample: str, source: str = COMMON) -> Iterator[object]:
+        """What a ``sample`` stands for (see :class:`AnomalyScorer`), of a source or, COMMON, of all
+        images; while it is read there is a bar."""
+        settings = self.cfg.AGSSP.SCORER
+        if sample == "per_source":
+            count, paths = self.scorer.images_per_source, list_images(self.root)
+            if source != COMMON:
+                paths = iter(self.images_by_source[source])
+            sampled = sample_paths_by_source(paths, count, settings.SEED, self.root)
+            with self._bar(source, sum(map(len, sampled.values()))) as bar:
+                crops = self.reading.crops
+                yield {name: crops(own, bar) for name, own in sampled.items()}
+        elif sample == "normal":
+            if source == COMMON:
+                normal, windows = normal_images(self.cfg, self.root), list(self.windows)
+            else:
+                normal = self.normal_by_source.get(source, [])
+                windows = [w for w in self.windows if source_of(w.image, self.root) == source]
+            with self._bar(source, len(normal) + len(windows)) as bar:
+                yield itertools.chain(self.reading.crops(normal, bar), self._cut(windows, bar))
+        else:
+            images: Iterable[str] = list_images(self.root)
+            count = self.total
+            if source != COMMON:
+                images = self.images_by_source[source]
+                count = len(images)
+            if 0 < settings.FIT_IMAGES < count:
+                count = settings.FIT_IMAGES
+                images = sample_paths(images, count, settings.SEED)
+            with self._bar(source, count) as bar:
+                yield self.reading.crops(images, bar)
+
+    def _cut(self, windows: Sequence[Window], bar: tqdm) -> Iterator[torch.Tensor]:
+        if not windows:
+            return iter(())
+        reader = WindowReader(ImageReader(self.cfg), self.root, windows)
+        cut = image_loader(self.cfg, self.scorer, self.root, reader)
+        return self.reading.crops([window.image for window in windows], bar, cut)
+
+    def _bar(self, source: str, total: int) -> tqdm:
+        return _bar(f"fit {source}".strip(), total, self.progress)
+
+
+def large_sources(counts: Mapping[str, int]) -> list[str]:
+    """Of sources and their numbers of images, those with :data:`FEWEST_IMAGES`; a warning names the
+    others."""
+    small = [source for source, count in counts.items() if count < FEWEST_IMAGES]
+    if small:
+        logger.warning(
+            "Of %d images, too few for a source of its own (%d): %s. What is learned of all "
+            "images serves them.",
+            sum(counts[source] for source in small),
+            FEWEST_IMAGES,
+            ", ".join(small),
+        )
+    return [source for source in counts if source not in small]
 
 
 def _calibrate(cfg, scorer, loader, progress) -> Calibration:
+    settings, seed = cfg.AGSSP.CALIBRATION, cfg.AGSSP.SCORER.SEED
+    count, root = settings.MAX_IMAGES, loader.image_root
+    own, by_source = {}, {}
+    if settings.PER_SOURCE:
+        by_source = paths_by_source(list_images(root), root)
+    if len(by_source) > 1:
+        for source in large_sources({source: len(paths) for source, paths in by_source.items()}):
+            sampled = sample_paths(by_source[source], count, seed)
+            try:
+                own[source] = _calibrate_on(cfg, scorer, loader, sampled, progress, source)
+            except ValueError as error:
+                raise ValueError(
+                    f"AGSSP.CALIBRATION.PER_SOURCE: the source {source!r}: {error}"
+                ) from error
+    # Then only the maps of other sources are calibrated by it, and made by the fit on all images.
+    is_common = bool(own) and isinstance(scorer, PerSourceScorer)
+    sampled = sample_paths(list_images(root), count, seed)
+    whole = _calibrate_on(cfg, scorer, loader, sampled, progress, COMMON if is_common else None)
+    return dataclasses.replace(whole, sources=own)
+
+
+def _calibrate_on(
+    cfg, scorer, loader, paths: list[str], progress, source: str | None
+) -> Calibration:
+    """Of the images at ``paths``, all scored as of ``source``; None: each as of its own."""
     settings = cfg.AGSSP.CALIBRATION
-    sampled = sample_paths(
-        list_images(loader.image_root), settings.MAX_IMAGES, cfg.AGSSP.SCORER.SEED
-    )
     raw = []
     reading = _Reading(loader)
-    with _bar("calibrate", len(sampled), progress) as bar:
-        for crops, source in reading.crops_and_sources(sampled, bar):
-            raw.append(scorer.score(crops, source).maps.cpu().numpy())
+    with _bar(f"calibrate {source or ''}".strip(), len(paths), progress) as bar:
+        for crops, found in reading.crops_and_sources(paths, bar):
+            own = found if source is None else source
+            raw.append(scorer.score(crops, own).maps.cpu().numpy())
     if not raw:
         raise _nothing_readable(reading.failures)
     border = border_excess(raw) if settings.BORDER else ()
@@ -161,100 +281,3 @@ def _nothing_readable(failures: list[dict]) -> ValueError:
 
 def _bar(description: str, total: int, progress: bool) -> tqdm:
     return tqdm(total=total, desc=description, unit="img", disable=not progress)
-
-
-def normal_images(cfg, image_root: str) -> list[str]:
-    """The images that ``AGSSP.SCORER.NORMAL_IMAGES`` and ``NORMAL_SAMPLE`` name, as paths relative
-    to ``image_root`` or absolute ones.
-
-    An entry of NORMAL_IMAGES is an image, a folder of images (searched recursively), or a pattern
-    in which ``*`` stands for anything (folders too), relative to the image folder or absolute; or
-    a ``.txt`` file of such entries, one a line, itself below the image folder or relative to the
-    working folder.
-
-    Returns:
-        each image once, in the order of the entries, then of the sample.
-
-    Raises:
-        ValueError: neither key names any and CALM_WINDOWS asks for none, an entry matches no image,
-            or a list does not exist.
-    """
-    settings = cfg.AGSSP.SCORER
-    entries = list(_expanded(settings.NORMAL_IMAGES, image_root))
-    if not entries and settings.NORMAL_SAMPLE < 1 and settings.CALM_WINDOWS < 1:
-        raise ValueError(
-            f"The scorer {settings.NAME!r} needs a few normal images, but "
-            f"AGSSP.SCORER.NORMAL_IMAGES is {tuple(settings.NORMAL_IMAGES)} and NORMAL_SAMPLE "
-            f"{settings.NORMAL_SAMPLE}. List some in NORMAL_IMAGES (paths, folders or patterns "
-            "below the image folder, or a .txt file of them), or set NORMAL_SAMPLE to take so many "
-            "at random, where nearly all images are normal, or CALM_WINDOWS to take so many calm "
-            "parts of images, where most have defects; or choose AGSSP.SCORER.NAME mahalanobis or "
-            "mutual, which need none."
-        )
-    chosen: dict[str, None] = {}
-    for entry in entries:
-        matches = _matches(entry, image_root)
-        if not matches:
-            raise ValueError(
-                f"AGSSP.SCORER.NORMAL_IMAGES has {entry!r}, which matches no image in {image_root}."
-            )
-        chosen.update(dict.fromkeys(_relative(match, image_root) for match in matches))
-    if settings.NORMAL_SAMPLE > 0:
-        sample = sample_paths(list_images(image_root), settings.NORMAL_SAMPLE, settings.SEED)
-        chosen.update(dict.fromkeys(sample))
-    return list(chosen)
-
-
-def _expanded(entries: Iterable[str], image_root: str) -> Iterator[str]:
-    for entry in entries:
-        if not entry.endswith(".txt"):
-            yield entry
-            continue
-        places = (os.path.join(image_root, entry), entry)
-        place = next(filter(os.path.isfile, places), None)
-        if place is None:
-            raise ValueError(
-                f"AGSSP.SCORER.NORMAL_IMAGES names {entry!r}, which exists neither in {image_root} "
-                "nor in the working folder."
-            )
-        # "-sig": Windows' editors put a mark at the beginning.
-        with open(place, encoding="utf-8-sig") as file:
-            yield from (line.strip() for line in file if line.strip())
-
-
-def _matches(entry: str, image_root: str) -> list[str]:
-    path = os.path.join(image_root, entry)
-    in_archives = image_root.startswith(TAR_PREFIX) and "*" not in entry
-    if os.path.isdir(path) or (in_archives and PathManager.isdir(path)):
-        return [os.path.join(entry, image) for image in _images_below(image_root, entry)]
-    if "*" not in entry:
-        return [entry] if os.path.isfile(path) or "://" in image_root else []
-    folder = entry.partition("*")[0].rpartition("/")[0]
-    # Of fnmatch's special letters only "*": file names have brackets.
-    pattern = entry.removeprefix(folder).lstrip("/").replace("[", "[[]").replace("?", "[?]")
-    return [
-        os.path.join(folder, image)
-        for image in _images_below(image_root, folder)
-        if fnmatch.fnmatchcase(image, pattern)
-    ]
-
-
-def _images_below(image_root: str, folder: str) -> Iterator[str]:
-    """The images of a folder below ``image_root``, or elsewhere, by their paths in it."""
-    path = os.path.join(image_root, folder)
-    is_listed = is_corpus(image_root) or image_root.startswith(TAR_PREFIX)
-    if is_listed and not os.path.isabs(folder):
-        # Not what is behind the links of a corpus: some of it was left out.
-        inside = os.path.normpath(folder)
-        prefix = "" if inside == "." else f"{inside}/"
-        names = (name for name in list_images(image_root) if name.startswith(prefix))
-        return (name[len(prefix) :] for name in names)
-    return list_images(path) if os.path.isdir(path) else iter(())
-
-
-def _relative(path: str, image_root: str) -> str:
-    """As :func:`list_images` has it, if it is below ``image_root``: each image has one name."""
-    if "://" in image_root:
-        return path
-    root, full = os.path.normpath(image_root), os.path.normpath(os.path.join(image_root, path))
-    return os.path.relpath(full, root) if full.startswith(f"{root}/") else full

@@ -42,7 +42,7 @@ def record_scorer(
         "image_root": image_root,
         "scorer": cfg.AGSSP.SCORER.NAME,
         "fingerprint": _fingerprint(scorer),
-        "calibration": dataclasses.asdict(calibration),
+        "calibration": calibration.as_json(),
     }
     if recorded := [dataclasses.asdict(window) for window in windows]:
         info["calm_windows"] = recorded
@@ -180,9 +180,7 @@ def _calibration(info: dict, store: MapStore) -> Calibration:
             f"{store.scorer_path} is damaged: it needs a fingerprint and a calibration with low "
             f"and high. {START_ANEW}"
         )
-    return Calibration(
-        calibration["low"], calibration["high"], tuple(calibration.get("border", ()))
-    )
+    return Calibration.from_json(calibration)
 
 
 def _settings(cfg) -> dict:
@@ -231,7 +229,7 @@ def _with_defaults(recorded: dict, defaults: dict) -> dict:
 def _fingerprint(scorer: AnomalyScorer) -> str:
     """Hash of everything the scorer computes with: weights, statistics, what it learned."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(scorer.state_dict().items()):
+    for name, tensor in sorted(scorer.computed_with().items()):
         digest.update(name.encode())
         # As bytes: NumPy has no bfloat16.
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -203,7 +203,7 @@ class MapGenerator:
         self, info: dict, result: ScoredImage, calibration: Calibration, entries: list[dict]
     ) -> str:
         """Stores one image's map and adds its manifest entry; or says why not."""
-        image = info["image"]
+        image, calibration = info["image"], calibration.of(info["source"])
         if not stays_inside(image):
             return "its name has '..' between slashes"
         if not np.isfinite(result.map).all():

@@ -201,7 +201,13 @@ def sample_paths_by_source(
     paths: Iterable[str], count: int, seed: int, image_root: str | Path
 ) -> dict[str, list[str]]:
     """:func:`sample_paths` within each source, in the order of their first images."""
+    by_source = paths_by_source(paths, image_root)
+    return {source: sample_paths(own, count, seed) for source, own in by_source.items()}
+
+
+def paths_by_source(paths: Iterable[str], image_root: str | Path) -> dict[str, list[str]]:
+    """Source -> its ``paths``, in the order of their first."""
     by_source: dict[str, list[str]] = {}
     for path in paths:
         by_source.setdefault(source_of(path, image_root), []).append(path)
-    return {source: sample_paths(own, count, seed) for source, own in by_source.items()}
+    return by_source

@@ -38,7 +38,7 @@ def image_loader(
         batch_size=settings.BATCH_SIZE,
         num_workers=num_workers,
         reader=reader or ImageReader(cfg),
-        separate_sources=scorer.fit_sample == "per_source",
+        separate_sources=scorer.told_source,
     )
 
 

@@ -242,13 +242,27 @@ def _scorer_fault(info: dict) -> str:
         if key in info and not isinstance(info[key], kind):
             return f"{key} is {reprlib.repr(info[key])}"
     calibration = info.get("calibration", {})
+    sources = calibration.get("sources", {})
+    if not isinstance(sources, dict):
+        return f"the sources of its calibration are {reprlib.repr(sources)}"
+    if fault := _calibration_fault(calibration):
+        return f"its calibration {fault}"
+    for source, own in sources.items():
+        if not isinstance(own, dict) or not {"low", "high"} <= own.keys():
+            return f"its calibration of {source!r} is {reprlib.repr(own)}"
+        if fault := _calibration_fault(own):
+            return f"its calibration of {source!r} {fault}"
+    return ""
+
+
+def _calibration_fault(calibration: dict) -> str:
     ends = [calibration.get(end, at) for at, end in enumerate(("low", "high"))]
     border = calibration.get("border", [])
     if not isinstance(border, list) or not all(
         type(value) in (int, float) and abs(value) < 1e300 for value in (*ends, *border)
     ):
-        return f"its calibration is {reprlib.repr(info['calibration'])}"
-    return "" if ends[0] < ends[1] else "its calibration needs low < high"
+        return f"is {reprlib.repr(calibration)}"
+    return "" if ends[0] < ends[1] else "needs low < high"
 
 
 def derived_name(image: str, suffix: str) -> str:

@@ -36,6 +36,8 @@ def readable_settings(scorer: dict | None) -> dict[str, Any]:
         shown["calibration"] = (
             f"raw score {calibration['low']:.4g} becomes 0, {calibration['high']:.4g} becomes 1"
         )
+        if calibration.get("sources"):
+            shown["calibration"] += f"; {len(calibration['sources'])} sources have their own"
     own = nodes.get(name.upper(), {})
     shown |= {f"{name.upper()}.{key}": str(value) for key, value in own.items()}
     shown |= {key: str(value) for key, value in settings.items()}

@@ -9,6 +9,7 @@ from detectron2_agssp.scoring.mahalanobis import MahalanobisScorer
 from detectron2_agssp.scoring.memory import MemoryScorer
 from detectron2_agssp.scoring.mutual import MutualScorer
 from detectron2_agssp.scoring.patch_features import TimmPatchFeatures
+from detectron2_agssp.scoring.per_source import PerSourceScorer
 from detectron2_agssp.scoring.synthetic.scorer import SyntheticScorer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MahalanobisScorer",
     "MemoryScorer",
     "MutualScorer",
+    "PerSourceScorer",
     "SyntheticScorer",
     "TimmPatchFeatures",
     "build_anomaly_scorer",

@@ -27,11 +27,15 @@ class FitStage(NamedTuple):
 
     Attributes:
         sample: one of :data:`FIT_SAMPLES`.
-        fit: called with what ``sample`` stands for.
+        fit: called with what ``sample`` stands for; or, with ``by_source``, with an iterable of
+            pairs of a source and what ``sample`` stands for among its images alone. The first
+            pair's source is "", and its sample of all images.
+        by_source: see ``fit``.
     """
 
     sample: str
     fit: Callable
+    by_source: bool = False
 
 
 FIT_SAMPLES = ("unlabeled", "normal", "per_source", "none")
@@ -111,6 +115,11 @@ class AnomalyScorer(nn.Module):
     def device(self) -> torch.device:
         return self._place.device
 
+    @property
+    def told_source(self) -> bool:
+        """Whether each call is told its batch's source; of scorers of "per_source"."""
+        return self.fit_sample == "per_source"
+
     def fit(self, images: Tensor | Iterable[Tensor] | dict) -> "AnomalyScorer":
         """Learns what is normal; called unless ``fit_sample`` is "none".
 
@@ -126,13 +135,17 @@ class AnomalyScorer(nn.Module):
         return [FitStage(self.fit_sample, self.fit)]
 
     def forward(self, images: Tensor, source: str = "") -> AnomalyScores:
-        """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers of
-        "per_source" are told."""
+        """Scores a batch of images (N, 3, H, W); all of one ``source``, which only scorers with
+        ``told_source`` are told."""
         raise NotImplementedError
 
     def score(self, images: Tensor, source: str) -> AnomalyScores:
-        """Calls the scorer, which is told the source only if it compares within sources."""
-        return self(images, source) if self.fit_sample == "per_source" else self(images)
+        """Calls the scorer, which is told the source only if it asks for it."""
+        return self(images, source) if self.told_source else self(images)
+
+    def computed_with(self) -> dict[str, Tensor]:
+        """Everything that scores are computed with: weights, statistics, what fit() learned."""
+        return self.state_dict()
 
     def learned_state(self) -> dict[str, Tensor]:
         """What fit() learned, without the network's weights."""

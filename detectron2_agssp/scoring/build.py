@@ -4,6 +4,7 @@ import torch
 from detectron2.utils.registry import Registry
 
 from detectron2_agssp.scoring.base import FIT_SAMPLES, AnomalyScorer, resolve_device
+from detectron2_agssp.scoring.per_source import PerSourceScorer, can_fit_per_source
 from detectron2_agssp.utils.registry import get_registered
 
 ANOMALY_SCORER_REGISTRY = Registry("ANOMALY_SCORER")
@@ -14,7 +15,8 @@ returns an :class:`AnomalyScorer`, whose docstring says how to write one.
 
 
 def build_anomaly_scorer(cfg) -> AnomalyScorer:
-    """Builds ``cfg.AGSSP.SCORER.NAME`` on ``cfg.AGSSP.SCORER.DEVICE``, in evaluation mode.
+    """Builds ``cfg.AGSSP.SCORER.NAME`` on ``cfg.AGSSP.SCORER.DEVICE``, in evaluation mode; fitted
+    per source if ``cfg.AGSSP.SCORER.PER_SOURCE`` says so and it learns anything of a folder.
 
     Raises:
         ValueError: the name is not registered (the message lists what is), what is registered is
@@ -28,7 +30,10 @@ def build_anomaly_scorer(cfg) -> AnomalyScorer:
         torch.manual_seed(cfg.AGSSP.SCORER.SEED)
         scorer = scorer_class(cfg)
     _check_scorer(name, scorer)
-    return scorer.to(device).eval()
+    scorer = scorer.to(device)
+    if cfg.AGSSP.SCORER.PER_SOURCE and can_fit_per_source(scorer):
+        scorer = PerSourceScorer(scorer=scorer)
+    return scorer.eval()
 
 
 def _check_scorer(name: str, scorer: AnomalyScorer) -> None:

@@ -79,6 +79,10 @@ class EnsembleScorer(AnomalyScorer):
             "seed": scorer.SEED,
         }
 
+    @property
+    def told_source(self) -> bool:
+        return any(member.told_source for member in self.members)
+
     def fit_stages(self) -> list[FitStage]:
         stages = [
             FitStage(member.fit_sample, lambda images, member=member: self._fit(member, images))

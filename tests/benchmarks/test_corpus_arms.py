@@ -7,8 +7,8 @@ import torch
 from detectron2.config import get_cfg
 
 from benchmarks.corpus.arms import ARMS, LABELLED, chosen_images, link_images
+from benchmarks.corpus.joined_sets import joined
 from benchmarks.corpus.measuring import effective_ranks
-from benchmarks.corpus.thresholds import joined
 from detectron2_agssp.io.coco import coco_problems
 from tests.conftest import make_surface
 

@@ -14,8 +14,8 @@ from detectron2_agssp.data.corpus import build_corpus, named_sources
 from detectron2_agssp.data.unlabeled import load_unlabeled
 from detectron2_agssp.engine.pretrain_record import files_of
 from detectron2_agssp.io.images import ImageReader, list_images, read_image
-from detectron2_agssp.maps.fit import normal_images
 from detectron2_agssp.maps.generate import generate_anomaly_maps
+from detectron2_agssp.maps.normal import normal_images
 from tests.data.test_fingerprints import as_grey, grain
 
 

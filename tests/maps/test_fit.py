@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from detectron2_agssp.io.images import list_images
-from detectron2_agssp.maps.fit import fit_scorer, normal_images
+from detectron2_agssp.maps.fit import fit_scorer
 from detectron2_agssp.maps.generate import image_loader
+from detectron2_agssp.maps.normal import normal_images
 from detectron2_agssp.scoring import AnomalyScorer, build_anomaly_scorer
 
 LINE = ["line 1/Kratzer ü 划痕.jpg", "line 1/a.png"]

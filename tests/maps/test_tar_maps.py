@@ -10,7 +10,7 @@ from detectron2_agssp.data import AnomalyMapMapper, register_unlabeled
 from detectron2_agssp.engine import AGSSPTrainer
 from detectron2_agssp.io.images import list_images, read_image
 from detectron2_agssp.maps import MapStore, generate_anomaly_maps
-from detectron2_agssp.maps.fit import normal_images
+from detectron2_agssp.maps.normal import normal_images
 from tests.child_process import run_command
 from tests.engine.test_trainer import SHORT
 from tests.tiny_models import SMALL_TIMM, make_cfg
