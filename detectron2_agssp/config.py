@@ -125,6 +125,9 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     # a yaml file; and which object of it ("": the only one).
     kead.DESCRIPTIONS = "metal_surface"
     kead.OBJECT = ""
+    # Sources (first folders) with texts of their own, "source=object" each: an object of
+    # DESCRIPTIONS, or other descriptions (built-in or a file) of one object. The rest has OBJECT's.
+    kead.OBJECTS_BY_SOURCE = ()
     # "zero_shot" (texts), "few_shot" (normal images) or "both".
     kead.MODE = "zero_shot"
     # Blocks whose patches are compared, from 1; (3, 12, 12, 12) is what the published code does.

@@ -134,3 +134,26 @@ def test_clips_patches_for_scorers_without_text(kead_cfg, images, tmp_path, name
     assert fitted.features.num_channels == 4 * 48
     assert (fitted.stride, fitted.size_divisor) == (16, 16)
     check_boxes(kead_cfg, maps)
+
+
+def test_texts_by_source(kead_cfg, images, tmp_path):
+    """A source with texts of its own has the maps that these give it, the others' stay."""
+    kead_cfg.AGSSP.CALIBRATION.PER_SOURCE = True
+    kead = kead_cfg.AGSSP.SCORER.KEAD
+    kead.OBJECTS_BY_SOURCE = ("line=rails",)
+    for _ in range(2):
+        generate(kead_cfg, images, tmp_path / "own")
+    own = contents(tmp_path / "own/maps/line"), contents(tmp_path / "own/maps/good")
+    kead.OBJECTS_BY_SOURCE = ()
+    with pytest.raises(ValueError, match=r"OBJECTS_BY_SOURCE.*'line=rails'.* there"):
+        generate(kead_cfg, images, tmp_path / "own")
+    generate(kead_cfg, images, tmp_path / "one")
+    assert MapStore(tmp_path / "own").read_scorer_state().keys() > {"text_normal_0"}
+    assert contents(tmp_path / "one/maps/line") != own[0]
+    kead.DESCRIPTIONS = "rails"
+    generate(kead_cfg, images, tmp_path / "rails")
+    raw = {name: MapStore(tmp_path / name).read_scorer_state() for name in ("own", "rails")}
+    torch.testing.assert_close(
+        torch.from_numpy(raw["own"]["text_anomaly_0"]),
+        torch.from_numpy(raw["rails"]["text_anomaly"]),
+    )

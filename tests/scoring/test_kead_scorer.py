@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import normalize
 
 from detectron2_agssp.scoring.kead.clip_features import ClipEncoder
-from detectron2_agssp.scoring.kead.scorer import KeadScorer, choose_object
+from detectron2_agssp.scoring.kead.descriptions import choose_object, objects_by_source
+from detectron2_agssp.scoring.kead.scorer import KeadScorer
 
 pytest.importorskip("open_clip")
 
@@ -208,6 +209,76 @@ def test_object_of_several(tmp_path):
         ValueError, match=r"OBJECT is ''\. Choose one .*two\.yaml.* 'rail', 'strip'"
     ):
         choose_object(str(path), "")
+
+
+# ---- texts by source -----------------------------------------------------------------------------
+
+TWO = """
+rail: {normal: [even], defects: [{name: crack, appearance: a thin line}]}
+strip: {normal: [bright], defects: [{name: hole, appearance: dark and round}]}
+"""
+ONE = "plate: {normal: [grey], defects: [{name: dent, appearance: a shadow}]}"
+
+
+@pytest.fixture
+def descriptions(tmp_path):
+    (tmp_path / "two.yaml").write_text(TWO)
+    (tmp_path / "one.yaml").write_text(ONE)
+    return {"two": str(tmp_path / "two.yaml"), "one": str(tmp_path / "one.yaml")}
+
+
+@pytest.mark.parametrize("mode", ["zero_shot", "both"])
+def test_each_source_by_its_own_texts(build, descriptions, mode):
+    two, one = descriptions["two"], descriptions["one"]
+    by_source = ("line=1=strip", f"b = {one}")
+    scorer = build(MODE=mode, DESCRIPTIONS=two, OBJECT="rail", OBJECTS_BY_SOURCE=by_source)
+    assert scorer.told_source
+    alone = {
+        "line=1": build(MODE=mode, DESCRIPTIONS=two, OBJECT="strip"),
+        "b": build(MODE=mode, DESCRIPTIONS=one),
+        "another": build(MODE=mode, DESCRIPTIONS=two, OBJECT="rail"),
+    }
+    scorer.fit(images(seed=1))
+    found = []
+    for source, expected in alone.items():
+        assert not expected.told_source
+        result = scorer.score(images(), source)
+        wanted = expected.fit(images(seed=1))(images())
+        torch.testing.assert_close(result.maps, wanted.maps, rtol=0, atol=0)
+        torch.testing.assert_close(result.scores, wanted.scores, rtol=0, atol=0)
+        found.append(result.maps)
+    assert all((found[a] - found[b]).abs().max() > 1e-4 for a in range(3) for b in range(a))
+
+
+def test_without_sources_nothing_is_kept_of_them(build, descriptions):
+    settings = {"DESCRIPTIONS": descriptions["two"], "OBJECT": "rail"}
+    plain, own = build(**settings), build(**settings, OBJECTS_BY_SOURCE=("a=strip", "c=rail"))
+    assert set(plain.learned_state()) == {"text_normal", "text_anomaly", "text_empty", "memory"}
+    restored = build(**settings, OBJECTS_BY_SOURCE=("a=strip", "c=rail"))
+    restored.load_learned_state(own.learned_state())
+    expected = own.score(images(), "a").maps
+    torch.testing.assert_close(restored.score(images(), "a").maps, expected, rtol=0, atol=0)
+    changed = build(**settings, OBJECTS_BY_SOURCE=("a=rail", "c=rail"))
+    with pytest.raises(ValueError, match=r"other descriptions \(text_normal_0 differs"):
+        changed.load_learned_state(own.learned_state())
+    assert not build(MODE="few_shot", OBJECTS_BY_SOURCE=("a=strip",)).told_source
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["strip"], r"has 'strip': expected source=object, each source once"),
+        (["=strip"], r"has '=strip': expected source=object"),
+        (["a="], r"has 'a=': expected source=object"),
+        (["a=rail", "a=strip"], r"has 'a=strip': expected .* each source once"),
+        (["a=brass"], r"'brass' is neither an object of .* \('rail', 'strip'\) nor .*rails, "),
+        (["a={two}"], r"two\.yaml' describes several objects: 'rail', 'strip'"),
+    ],
+)
+def test_wrong_objects_by_source(descriptions, entries, message):
+    entries = [entry.format(**descriptions) for entry in entries]
+    with pytest.raises(ValueError, match=rf"KEAD\.OBJECTS_BY_SOURCE .*{message}"):
+        objects_by_source(entries, descriptions["two"])
 
 
 # ---- what it learned -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,64 @@ def load_descriptions(path_or_builtin_name: str | Path) -> dict[str, ObjectDescr
             f"file (docs/descriptions.md says how to write one) or one of: {', '.join(known)}."
         )
     return _read(path)
+
+
+def choose_object(descriptions: str, name: str) -> ObjectDescription:
+    """The object ``name`` of a file or built-in of descriptions; "" if it has only one.
+
+    Raises:
+        ValueError: no such object, or several to choose from (they are listed).
+    """
+    objects = load_descriptions(descriptions)
+    if not name and len(objects) == 1:
+        return next(iter(objects.values()))
+    if name in objects:
+        return objects[name]
+    raise ValueError(
+        f"AGSSP.SCORER.KEAD.OBJECT is {name!r}. Choose one that {descriptions!r} "
+        f"(AGSSP.SCORER.KEAD.DESCRIPTIONS) describes: {', '.join(map(repr, objects))}."
+    )
+
+
+def objects_by_source(entries: Iterable[str], descriptions: str) -> dict[str, ObjectDescription]:
+    """Source -> its object, of ``AGSSP.SCORER.KEAD.OBJECTS_BY_SOURCE``.
+
+    Args:
+        entries: "source=object" each: an object of ``descriptions``, or else a file or built-in of
+            descriptions that has only one.
+        descriptions: ``AGSSP.SCORER.KEAD.DESCRIPTIONS``.
+
+    Raises:
+        ValueError: an entry is not of that form, or a source has two, or its object cannot be told
+            (the entry is named).
+    """
+    known = load_descriptions(descriptions) if entries else {}
+    found: dict[str, ObjectDescription] = {}
+    for entry in entries:
+        # A folder may be called "line=a"; an object is called by whoever writes the file.
+        source, _, name = (part.strip() for part in str(entry).rpartition("="))
+        if not source or not name or source in found:
+            raise ValueError(
+                f"AGSSP.SCORER.KEAD.OBJECTS_BY_SOURCE has {entry!r}: expected source=object, each "
+                "source once."
+            )
+        objects = {name: known[name]} if name in known else {}
+        try:
+            objects = objects or load_descriptions(name)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"AGSSP.SCORER.KEAD.OBJECTS_BY_SOURCE has {entry!r}, but {name!r} is neither an "
+                f"object of {descriptions!r} ({', '.join(map(repr, known))}) nor a file or "
+                f"built-in of descriptions ({', '.join(builtin_descriptions())})."
+            ) from error
+        if len(objects) > 1:
+            raise ValueError(
+                f"AGSSP.SCORER.KEAD.OBJECTS_BY_SOURCE has {entry!r}, but {name!r} describes "
+                f"several objects: {', '.join(map(repr, objects))}. Put them into "
+                "AGSSP.SCORER.KEAD.DESCRIPTIONS and name one of them."
+            )
+        found[source] = next(iter(objects.values()))
+    return found
 
 
 def _read(path: Path) -> dict[str, ObjectDescription]:

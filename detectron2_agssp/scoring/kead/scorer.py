@@ -3,7 +3,7 @@
 Shapes: N images, h x w patches, D channels of the embedding, M normal patches.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,11 @@ from detectron2_agssp.scoring.base import (
 from detectron2_agssp.scoring.build import ANOMALY_SCORER_REGISTRY
 from detectron2_agssp.scoring.kead.clip_features import ClipEncoder
 from detectron2_agssp.scoring.kead.clip_model import load_clip, load_tokenizer
-from detectron2_agssp.scoring.kead.descriptions import ObjectDescription, load_descriptions
+from detectron2_agssp.scoring.kead.descriptions import (
+    ObjectDescription,
+    choose_object,
+    objects_by_source,
+)
 from detectron2_agssp.scoring.kead.maps import (
     few_shot_maps,
     text_anomaly_image_scores,
@@ -45,6 +49,7 @@ class KeadScorer(AnomalyScorer):
         image_size: side in pixels of the square that images are resized to.
         mode: "zero_shot" (texts alone), "few_shot" (normal images alone) or "both".
         temperature: of the softmax between the normal and the anomalous text.
+        text_by_source: the text side of sources that are not described by ``text``.
     """
 
     @configurable
@@ -56,6 +61,7 @@ class KeadScorer(AnomalyScorer):
         image_size: int = 240,
         mode: str = "zero_shot",
         temperature: float = 0.07,
+        text_by_source: Mapping[str, TextFeatures] | None = None,
     ):
         super().__init__()
         check_settings(mode, temperature)
@@ -76,11 +82,21 @@ class KeadScorer(AnomalyScorer):
         if text is None:
             empty = torch.zeros(0, channels)
             text = TextFeatures(empty, empty, empty)
-        for name in _TEXTS:
-            self.register_buffer(name, getattr(text, name.removeprefix("text_")).detach().clone())
+        # Source -> what its texts' buffers end with; those of all others have no ending.
+        by_source = text_by_source or {}
+        self.text_endings = {name: f"_{n}" for n, name in enumerate(by_source)}
+        sides = {"": text, **{self.text_endings[name]: own for name, own in by_source.items()}}
+        for ending, side in sides.items():
+            for name in _TEXTS:
+                part = getattr(side, name.removeprefix("text_"))
+                self.register_buffer(f"{name}{ending}", part.detach().clone())
         layers = len(encoder.encoder.feature_layers)
         # The normal images' patches, per layer, unit vectors.
         self.register_buffer("memory", torch.zeros(layers, 0, channels))
+
+    @property
+    def told_source(self) -> bool:
+        return bool(self.text_endings)
 
     @classmethod
     def from_config(cls, cfg):
@@ -88,15 +104,21 @@ class KeadScorer(AnomalyScorer):
         kead = scorer.KEAD
         # What is quick to check comes first: the weights, and then the texts, take a while.
         check_settings(kead.MODE, kead.TEMPERATURE)
-        described = None
+        described: dict[str | None, ObjectDescription] = {}
         if kead.MODE != "few_shot":
-            described = choose_object(kead.DESCRIPTIONS, kead.OBJECT)
+            described[None] = choose_object(kead.DESCRIPTIONS, kead.OBJECT)
+            described |= objects_by_source(kead.OBJECTS_BY_SOURCE, kead.DESCRIPTIONS)
         clip = load_clip(kead.MODEL, kead.PRETRAINED, allow_download=kead.ALLOW_DOWNLOAD)
-        text = None
-        if described is not None:
+        texts = {}
+        if described:
             tokenizer = load_tokenizer(kead.MODEL, allow_download=kead.ALLOW_DOWNLOAD)
             context = getattr(clip, "context_length", 77)
-            text = build_text_features(clip, tokenizer, described, context_length=context)
+            # Sources may share an object, which takes a while.
+            encoded = {
+                thing: build_text_features(clip, tokenizer, thing, context_length=context)
+                for thing in dict.fromkeys(described.values())
+            }
+            texts = {source: encoded[thing] for source, thing in described.items()}
         encoder = ClipEncoder(
             clip,
             precision=scorer.PRECISION,
@@ -106,7 +128,8 @@ class KeadScorer(AnomalyScorer):
         )
         return {
             "encoder": encoder,
-            "text": text,
+            "text": texts.pop(None, None),
+            "text_by_source": texts,
             "image_size": scorer.IMAGE_SIZE,
             "mode": kead.MODE,
             "temperature": kead.TEMPERATURE,
@@ -152,7 +175,9 @@ class KeadScorer(AnomalyScorer):
         embedding, patches, grid = self.encoder(images)
         maps = torch.zeros(len(embedding), *grid, device=embedding.device)
         if self.uses_text:
-            texts = (self.text_normal, self.text_anomaly, self.text_empty, self.temperature)
+            ending = self.text_endings.get(source, "")
+            sides = (getattr(self, f"{name}{ending}") for name in _TEXTS)
+            texts = (*sides, self.temperature)
             maps = maps + text_anomaly_maps(patches, *texts, grid)
             scores = text_anomaly_image_scores(embedding, *texts)
         if self.uses_memory:
@@ -169,7 +194,7 @@ class KeadScorer(AnomalyScorer):
             ValueError: it is another scorer's, or of other descriptions.
         """
         own = self.learned_state()
-        for name in _TEXTS:
+        for name in (name for name in own if name.startswith(_TEXTS)):
             old, new = state.get(name), own[name]
             if old is not None and not _same_text(old.cpu(), new.cpu()):
                 raise ValueError(
@@ -191,23 +216,6 @@ def check_settings(mode: str, temperature: float) -> None:
 def _same_text(first: Tensor, second: Tensor) -> bool:
     """Unit vectors that differ by no more than rounding does on another machine."""
     return first.shape == second.shape and bool(((first - second).norm(dim=-1) < 1e-4).all())
-
-
-def choose_object(descriptions: str, name: str) -> ObjectDescription:
-    """The object ``name`` of a file or built-in of descriptions; "" if it has only one.
-
-    Raises:
-        ValueError: no such object, or several to choose from (they are listed).
-    """
-    objects = load_descriptions(descriptions)
-    if not name and len(objects) == 1:
-        return next(iter(objects.values()))
-    if name in objects:
-        return objects[name]
-    raise ValueError(
-        f"AGSSP.SCORER.KEAD.OBJECT is {name!r}. Choose one that {descriptions!r} "
-        f"(AGSSP.SCORER.KEAD.DESCRIPTIONS) describes: {', '.join(map(repr, objects))}."
-    )
 
 
 @ANOMALY_SCORER_REGISTRY.register()
