@@ -63,7 +63,7 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     scorer.FIT_IMAGES = 0
     # Fit on each source (an image's first folder) alone, where it has 16 images or more; samples
     # are then of each source. Images of other sources are scored by a fit on all. `mutual` compares
-    # within sources anyway.
+    # within sources anyway. Off, as it has brought nothing (docs/maps.md).
     scorer.PER_SOURCE = False
     # For `memory` and KeAD's few-shot maps: images, folders or patterns ("good/*.png") below the
     # image folder or absolute, or a .txt file of them; and so many at random beside those.
