@@ -32,6 +32,9 @@ MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16
 # Pillow's own limit is a global of the process, and is set aside while a header is read.
 _OPENING = threading.Lock()
+# Pillow imports its common formats when it opens the first image: stopped in the middle of that,
+# Python 3.11 raises a RuntimeError, for which a sound image would be taken for a damaged one.
+Image.preinit()
 
 
 class UnreadableImageError(ValueError):
