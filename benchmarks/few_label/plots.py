@@ -74,7 +74,8 @@ def plot_fractions(cells: list[dict], titles: dict[str, str], path: str | Path) 
         axes.set_xlabel("labelled images, % of the training set")
         axes.set_ylabel(f"{metric}, %")
         axes.set_xlim(-0.5, len(fractions) - 0.5)
-        axes.set_ylim(bottom=0)
+        # The highest point is not cut.
+        axes.set_ylim(0, 1.03 * axes.get_ylim()[1])
     _save(figure, path)
 
 
