@@ -83,15 +83,13 @@ def draw_quality(results: str | Path) -> Figure:
     figure = _figure()
     panels = figure.subplots(1, len(BOXES), width_ratios=[len(arms) for *_, arms in BOXES.values()])
     for axes, (title, (name, fraction, arms)) in zip(panels, BOXES.items(), strict=True):
-        tried = [one for one in read_candidates(Path(results) / name) if one["arm"] in arms]
-        best: dict[str, dict] = {}
-        for one in tried:
-            figures = one["validation"]
-            if (
-                one["fraction"] == fraction
-                and figures["AP"] > best.get(one["arm"], {"AP": -1})["AP"]
-            ):
-                best[one["arm"]] = figures
+        tried = [
+            (one["validation"]["AP"], one["arm"], one["validation"])
+            for one in read_candidates(Path(results) / name)
+            if one["arm"] in arms and one["fraction"] == fraction
+        ]
+        # The last of an arm, which is its best, stays.
+        best = {arm: figures for _, arm, figures in sorted(tried, key=lambda one: one[0])}
         _bars(
             axes, list(arms.values()), {m: [best[arm][m] for arm in arms] for m in ("AP", "AP50")}
         )
@@ -118,10 +116,7 @@ def draw_diversity(corpus: str) -> Figure:
                 places, means, yerr=deviations, fmt="o", capsize=3, color=f"C{index}", label=title
             )
             axes.axhline(start, color=f"C{index}", linestyle=":", linewidth=1)
-        axes.set_xticks(
-            range(len(arms)),
-            [arm.removeprefix("equal counts: ").replace(" ", "\n") for arm in arms],
-        )
+        axes.set_xticks(range(len(arms)), [source.replace(" ", "\n") for source in SOURCES])
         axes.set_title(f"energies of {level}; dotted: before AGBP")
         axes.grid(axis="y", alpha=0.3)
         axes.set_xlabel("AGBP on 1,008 images of")
