@@ -26,6 +26,7 @@ from detectron2_agssp.engine.stages import (
     training_config,
 )
 from detectron2_agssp.engine.trainer import AGSSPTrainer
+from detectron2_agssp.evaluation.box_statistics import box_statistics
 from detectron2_agssp.io.coco import register_coco, write_coco
 
 METRICS = ("AP", "AP50", "AP75")
@@ -85,7 +86,9 @@ class Workspace:
         cfg = self.pretraining_config(run)
         if run.before:
             before = self.weights_of(run.before).parent
-            train_on_detections(cfg, self.data.unlabeled, map_root, before, progress=self.progress)
+            of_maps = box_statistics(cfg, map_root).boxes_per_image
+            where = self.data.unlabeled, map_root, before
+            train_on_detections(cfg, *where, of_maps, progress=self.progress)
         elif run.boxes != "maps":
             cfg = self._with_control_boxes(run, cfg)
             train(cfg, progress=self.progress)

@@ -314,10 +314,10 @@ class _Run:
         if stage.kind == "AGDP":
             cfg = self._with_sane_margin(cfg, stage.maps)
             boxes = box_statistics(cfg, stage.maps)
-            threshold = BoxRule.from_config(cfg, stage.maps).mean_threshold
             if stage.before:
                 print(f"boxes: the {boxes.boxes:,} best detections of the round before")
             else:
+                threshold = BoxRule.from_config(cfg, stage.maps).mean_threshold
                 print(
                     f"{boxes.boxes:,} boxes in {boxes.with_boxes:,} of {boxes.images:,} images, "
                     f"threshold {threshold:.3f}",
@@ -328,7 +328,9 @@ class _Run:
         pace = [Pace(clock, self.stages.index(stage))] if is_main else []
         where = cfg, self.images, stage.maps
         if stage.before:
-            train_on_detections(*where, stage.before, progress=is_main, hooks=pace)
+            train_on_detections(
+                *where, stage.before, boxes.boxes_per_image, progress=is_main, hooks=pace
+            )
         else:
             train_on_maps(*where, progress=is_main, hooks=pace)
 

@@ -13,7 +13,6 @@ from detectron2_agssp.data.unlabeled import register_boxes, register_unlabeled
 from detectron2_agssp.engine.processes import of_main
 from detectron2_agssp.engine.runs import FINISHED, run_config, train
 from detectron2_agssp.engine.self_training import detected_boxes
-from detectron2_agssp.evaluation.box_statistics import box_statistics
 from detectron2_agssp.io.coco import write_coco
 from detectron2_agssp.io.files import write_json
 from detectron2_agssp.maps.generate import generate_anomaly_maps
@@ -107,17 +106,19 @@ def train_on_detections(
     images: str | Path,
     map_root: str | Path,
     before: str | Path,
+    boxes_per_image: float,
     *,
     progress: bool = True,
     hooks: Sequence[HookBase] = (),
 ) -> Path:
-    """A further round of AGDP, on the detections of the round before, as many as the boxes of the
-    maps; they are left as ``boxes.json`` in its folder. Returns the final weights.
+    """A further round of AGDP, on the detections of the round before; they are left as
+    ``boxes.json`` in its folder. Returns the final weights.
 
     Args:
         cfg: of :func:`training_config`, as for :func:`train_on_maps`.
         images, map_root: of the maps that the first round's boxes were cut from.
         before: folder of the round before.
+        boxes_per_image: mean number of detections to learn; as many as the maps' boxes, say.
         progress, hooks: as of :func:`~detectron2_agssp.engine.runs.train`.
 
     Raises:
@@ -128,10 +129,8 @@ def train_on_detections(
     register_unlabeled(name, images, map_root)
     path = Path(cfg.OUTPUT_DIR) / "boxes.json"
     if not of_main(path.exists):
-        statistics = box_statistics(cfg, map_root)
-        per_image = statistics.boxes / statistics.images
         weights = Path(before) / "model_final.pth"
-        coco = detected_boxes(cfg, weights, name, per_image, progress=progress)
+        coco = detected_boxes(cfg, weights, name, boxes_per_image, progress=progress)
         of_main(lambda: write_coco(path, coco))
     detected = f"{name}_detected"
     register_boxes(detected, images, map_root, path)

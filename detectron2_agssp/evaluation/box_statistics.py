@@ -57,6 +57,11 @@ class BoxStatistics:
         return self.with_boxes / self.images
 
     @property
+    def boxes_per_image(self) -> float:
+        """Boxes of an image, in the mean."""
+        return self.boxes / self.images
+
+    @property
     def box_coverage(self) -> float:
         """Share of an image's area inside its boxes, [0, 1]; mean over the images."""
         return self.covered / self.images

@@ -153,7 +153,7 @@ def label_free_figures(
         threshold=rule.mean_threshold,
         delta=delta,
         share_with_boxes=total.share_with_boxes,
-        boxes_per_image=total.boxes / total.images,
+        boxes_per_image=total.boxes_per_image,
         box_coverage=total.box_coverage,
         cell_coverage=cells,
         median_box_side=total.side_quantile(0.5),

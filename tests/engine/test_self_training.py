@@ -129,7 +129,7 @@ def test_a_round_learns_what_was_found(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "detected_boxes", finds)
     second = agdp_config(tmp_path / "second")
-    weights = stages.train_on_detections(second, images, maps, first, progress=False)
+    weights = stages.train_on_detections(second, images, maps, first, 1.0, progress=False)
     assert weights.is_file()
     assert found == [first / "model_final.pth"]
     coco = json.loads((tmp_path / "second" / "boxes.json").read_text())
@@ -140,5 +140,5 @@ def test_a_round_learns_what_was_found(folder, tmp_path, monkeypatch):
     assert np.allclose(sorted(boxes), sorted(box["bbox"] for box in coco["annotations"]))
     # Interrupted after the detections were written, it does not look again.
     (tmp_path / "second" / "finished.json").unlink()
-    stages.train_on_detections(second, images, maps, first, progress=False)
+    stages.train_on_detections(second, images, maps, first, 1.0, progress=False)
     assert len(found) == 1
