@@ -1,6 +1,7 @@
 """What AGBP on a pretraining set is worth: directions that features span, energies against masks,
 and boxes of the energies against labels."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def judge(cfg, weights: str, sets: dict[str, tuple[Path, Path]], scratch: Path) 
         }
     figures["rank"] = effective_ranks(cfg, model, samples)
     return figures
+
+
+def spread(values: list[float], decimals: int) -> str:
+    """Mean ± standard deviation over draws, as text; of one draw its value."""
+    text = f"{statistics.mean(values):.{decimals}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.{decimals}f}"
+    return text

@@ -1,15 +1,17 @@
-"""The benchmark of pretraining sets: its choice of images, and its figure of a feature's rank."""
+"""The benchmark of pretraining sets: its choice of images, and its figures of ranks and boxes."""
 
 import types
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 
+from benchmarks.corpus import detectors
 from benchmarks.corpus.arms import ARMS, LABELLED, chosen_images, link_images
 from benchmarks.corpus.joined_sets import joined
 from benchmarks.corpus.measuring import effective_ranks
-from detectron2_agssp.io.coco import coco_problems
+from detectron2_agssp.io.coco import coco_problems, write_coco
 from tests.conftest import make_surface
 
 CORPUS = {"a": 40, "b": 30, "c": 11, "d": 5}
@@ -79,3 +81,39 @@ def test_joined_labels_keep_their_images_and_classes():
     assert [entry["image_id"] for entry in whole["annotations"]] == [1, 3]
     assert [entry["name"] for entry in whole["categories"]] == ["a/dent", "b/dent"]
     assert [entry["category_id"] for entry in whole["annotations"]] == [1, 2]
+
+
+def test_detections_are_judged_whatever_their_class(tmp_path, monkeypatch):
+    """Of two boxes of two classes one is found, by the better of two detections of one class."""
+    size = {"height": 60, "width": 100}
+    sides = [[10, 10, 20, 30], [50, 5, 40, 20]]
+    labels = {
+        "images": [
+            {"id": 7, "file_name": "a.png", **size},
+            {"id": 9, "file_name": "b.png", **size},
+        ],
+        "categories": [{"id": 3, "name": "pit"}, {"id": 4, "name": "scratch"}],
+        "annotations": [
+            {"id": n + 1, "image_id": 7, "category_id": 3 + n, "bbox": box, "iscrowd": 0}
+            | {"area": box[2] * box[3]}
+            for n, box in enumerate(sides)
+        ],
+    }
+    write_coco(tmp_path / "labels.json", labels)
+
+    def found(boxes, scores):
+        corners = np.array(boxes, np.float32).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        return {"boxes": corners, "scores": np.array(scores), "classes": np.zeros(len(scores))}
+
+    results = {"a.png": found([sides[1], [0, 0, 5, 5]], [0.9, 0.4]), "b.png": found([], [])}
+    monkeypatch.setattr(detectors, "predict", lambda *args, **kwargs: results)
+    figures = detectors.judge_detections(tmp_path, tmp_path, tmp_path / "labels.json")
+    assert figures["ar10"] == 0.5
+    assert figures["ap50"] == pytest.approx(51 / 101)  # of 101 recalls those up to a half
+
+    results["a.png"] = found([], [])
+    assert detectors.judge_detections(tmp_path, tmp_path, tmp_path / "labels.json") == {
+        "ap50": 0.0,
+        "ar10": 0.0,
+    }
