@@ -126,7 +126,12 @@ def load(path: Path, kind: str) -> Runtime:
     # Its default is bfloat16 where the processor has it, which moves boxes by pixels.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}
     model = imported("openvino").Core().compile_model(path / "model.xml", "CPU", settings)
-    return lambda images: [model(images)[name] for name in OUTPUTS]
+
+    def infer(images: np.ndarray) -> list[np.ndarray]:
+        results = model(images)
+        return [results[name] for name in OUTPUTS]
+
+    return infer
 
 
 def _write_onnx(graph, path, example, description, opset, rewrite) -> None:

@@ -249,6 +249,20 @@ def test_a_missing_runtime_is_named(name, package, tmp_path, monkeypatch):
         export_detector(tmp_path / "nosuch", tmp_path / name)
 
 
+def test_openvino_runs_once_per_batch(exports, monkeypatch):
+    """Not once per output, which made it look four times as slow."""
+    import openvino
+
+    path, _ = exports(YOLO, "model")
+    calls, infer = [], openvino.CompiledModel.__call__
+    monkeypatch.setattr(
+        openvino.CompiledModel, "__call__", lambda *args: calls.append(1) or infer(*args)
+    )
+    outputs = export_files.load(path, "openvino")(np.zeros((1, 3, 64, 96), np.uint8))
+    assert len(outputs) == len(export_files.OUTPUTS)
+    assert len(calls) == 1
+
+
 def test_detectors_without_an_export_are_named(tmp_path):
     settings = {**TINY, **PYRAMID}
     cfg = make_cfg("finetune/mask_rcnn_R50_fpn.yaml", settings)
