@@ -410,6 +410,8 @@ def add_agssp_config(cfg: CfgNode) -> CfgNode:
     predict.BATCH_SIZE = 8
     # Threads that read images and, on a CPU, share its cores between them; -1: up to 4.
     predict.NUM_WORKERS = -1
+    # Of the network: "fp32"; "bf16", on a CPU where it has instructions for it; "fp16" on a GPU.
+    predict.PRECISION = "fp32"
     # Of neighbouring tiles, as a share of their side, in (0, 0.5].
     predict.TILE_OVERLAP = 0.2
     # Draw every image into pictures/.

@@ -10,11 +10,12 @@ import torch
 from tabulate import tabulate
 
 import detectron2_agssp  # noqa: F401  (registers everything)
-from benchmarks.inference.speed import PRECISIONS, measure_inference
+from benchmarks.inference.speed import measure_inference
 from benchmarks.machine import describe_machine
 from detectron2_agssp.io.config_reading import config_from
 from detectron2_agssp.utils.command_line import CommandParser, add_config_arguments, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+from detectron2_agssp.utils.precision import PRECISIONS
 
 
 def main() -> None:

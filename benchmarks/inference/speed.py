@@ -1,6 +1,5 @@
 """Frames per second of a detector at batch 1, as in use and of the model alone."""
 
-import contextlib
 import itertools
 import statistics
 import time
@@ -14,8 +13,8 @@ from detectron2.engine import DefaultPredictor
 
 from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.io.images import list_images, read_image
+from detectron2_agssp.utils.precision import autocast, check_precision
 
-PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 WARM_UP = 5
 
 
@@ -57,8 +56,7 @@ def measure_inference(
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}. Choices: {', '.join(PRECISIONS)}.")
+    dtype = check_precision(precision, "precision")
     names = itertools.islice(list_images(image_root), num_images)
     paths = [Path(image_root, name) for name in names]
     if not paths:
@@ -79,11 +77,7 @@ def measure_inference(
     def model(index: int) -> None:
         predictor.model([inputs[index % len(inputs)]])
 
-    dtype = PRECISIONS[precision]
-    autocast = (
-        contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-    )
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(device.type, dtype):
         return {
             "end to end": _time(whole, num_images, device),
             "model alone": _time(model, num_images, device),

@@ -1,12 +1,13 @@
 """Images per second from files to boxes: `agssp predict` against Detectron2's DefaultPredictor.
 
-    python -m benchmarks.inference.throughput IMAGE_DIR --num-images 256
+    python -m benchmarks.inference.throughput IMAGE_DIR --num-images 256 [--precision bf16]
 
 Both detect above the same score, in processes of their own, in turns; DefaultPredictor takes one
-image after the other, as read by OpenCV. Without --run, the shipped configs of two small detectors
-with untrained heads, which detect next to nothing.
+image after the other, as read by OpenCV, in float32. Without --run, the shipped configs of two
+small detectors with untrained heads, which detect next to nothing.
 """
 
+import functools
 import itertools
 import multiprocessing
 import statistics
@@ -33,6 +34,7 @@ from detectron2_agssp.io.config_reading import read_config
 from detectron2_agssp.io.images import ImageReader, list_images
 from detectron2_agssp.utils.command_line import CommandParser, readable_errors
 from detectron2_agssp.utils.cpu_memory import keep_freed_memory
+from detectron2_agssp.utils.precision import PRECISIONS
 
 CONFIGS = ("faster_rcnn_lite0_fpn", "yolo_cspdarknet_n")
 SCORE = 0.5
@@ -46,12 +48,15 @@ def main() -> None:
     parser.add_argument("--run", action="append", default=[], help="of a trained detector")
     parser.add_argument("--num-images", type=int, default=256, help="default: 256")
     parser.add_argument("--rounds", type=int, default=3, help="of each way; default: 3")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of agssp predict; default: fp32"
+    )
     args = parser.parse()
     with readable_errors(), tempfile.TemporaryDirectory() as folder:
         runs = args.run or [write_untrained(name, Path(folder)) for name in CONFIGS]
         names = itertools.islice(list_images(args.image_dir), args.num_images)
         paths = [str(Path(args.image_dir, name)) for name in names]
-        rows = [compare(run, paths, args.rounds) for run in runs]
+        rows = [compare(run, paths, args.rounds, args.precision) for run in runs]
     print(describe_machine())
     stock, own = "DefaultPredictor", "agssp predict"
     headers = ["detector", f"{stock}, images/s", f"{own}, images/s", "ratio"]
@@ -71,9 +76,9 @@ def write_untrained(name: str, folder: Path) -> Path:
     return run
 
 
-def compare(run: str | Path, paths: list[str], rounds: int) -> list:
-    """A row of the table: medians of the rounds, which take turns."""
-    ways = (measure_default, measure_predict)
+def compare(run: str | Path, paths: list[str], rounds: int, precision: str = "fp32") -> list:
+    """A row of the table: medians of the rounds, which take turns; ``precision`` is of ours."""
+    ways = (measure_default, functools.partial(measure_predict, precision=precision))
     wall: dict = {way: [] for way in ways}
     cpu: dict = {way: [] for way in ways}
     for _, way in itertools.product(range(rounds), ways):
@@ -106,10 +111,10 @@ def measure_default(run: str, paths: list[str]) -> tuple[float, float]:
     return _timed(detect, paths)
 
 
-def measure_predict(run: str, paths: list[str]) -> tuple[float, float]:
+def measure_predict(run: str, paths: list[str], precision: str) -> tuple[float, float]:
     """Wall and CPU seconds of this package's."""
     keep_freed_memory()
-    opened = open_run(run, _options(run))
+    opened = open_run(run, [*_options(run), "AGSSP.PREDICT.PRECISION", precision])
     detector = Detector(opened, threshold=SCORE)
 
     def detect(some: list[str]) -> None:

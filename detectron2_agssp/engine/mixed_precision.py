@@ -10,13 +10,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from detectron2_agssp.utils.precision import cpu_has_bfloat16
+
 logger = logging.getLogger(__name__)
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; without them it is slower than float32."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def without_cuda_amp(cfg: CfgNode) -> CfgNode:

@@ -1,5 +1,6 @@
 """A run's detector on images: equally large ones in a batch, others in tiles."""
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,9 @@ from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.inference.run import Run
 from detectron2_agssp.inference.tiles import Frame, cut_tiles, merge_tiles, tile_frames
 from detectron2_agssp.io.masks import encode_mask
+from detectron2_agssp.utils.precision import autocast, check_precision, cpu_has_bfloat16
+
+logger = logging.getLogger(__name__)
 
 # Of an image: "boxes" (K, 4) float32 XYXY in its pixels, "scores" (K,) float32 and "classes" (K,)
 # int64, by falling score; of a model with masks, on an image that is not tiled, "masks", K run
@@ -23,7 +27,7 @@ class Detector:
 
     Args:
         run: whose model is built; AGSSP.PREDICT of its config has the overlap of neighbouring
-            tiles, and how many images or tiles a batch has at most.
+            tiles, how many images or tiles a batch has at most, and the precision.
         threshold: in [0, 1]; the model's own, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST, holds too.
         tile: side of tiles in pixels of the image; 0: images are taken whole, and so are those that
             one tile covers.
@@ -49,6 +53,8 @@ class Detector:
         self.tile = tile
         self.tile_overlap = tile_overlap
         self.batch_size = batch_size
+        self.device = torch.device(run.cfg.MODEL.DEVICE).type
+        self.dtype = _dtype(settings.PRECISION, self.device)
         self.model = run.build_model()
         stride = max(shape.stride for shape in self.model.backbone.output_shape().values())
         if tile and tile < stride:
@@ -79,7 +85,7 @@ class Detector:
     def _detect(self, images: list[np.ndarray]) -> Iterator[Detections]:
         for start in range(0, len(images), self.batch_size):
             batch = [model_input(self.cfg, im) for im in images[start : start + self.batch_size]]
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast(self.device, self.dtype):
                 outputs = [output["instances"].to("cpu") for output in self.model(batch)]
             yield from map(self._plain, outputs)
 
@@ -94,3 +100,18 @@ class Detector:
         if kept.has("pred_masks"):
             found["masks"] = [encode_mask(mask.numpy()) for mask in kept.pred_masks]
         return found
+
+
+def _dtype(precision: str, device: str) -> torch.dtype:
+    """Of AGSSP.PREDICT.PRECISION on a type of device."""
+    dtype = check_precision(precision, "AGSSP.PREDICT.PRECISION")
+    if device != "cpu":
+        return dtype
+    if dtype == torch.float16:
+        raise ValueError("AGSSP.PREDICT.PRECISION fp16 is for GPUs; on a CPU take bf16.")
+    if dtype == torch.bfloat16 and not cpu_has_bfloat16():
+        logger.warning(
+            "AGSSP.PREDICT.PRECISION: this CPU has no instructions for bf16; predicting in fp32."
+        )
+        return torch.float32
+    return dtype

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from detectron2_agssp.modeling.backbone.timm_models import create_feature_extractor, feature_maps
 from detectron2_agssp.scoring.base import check_images
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from detectron2_agssp.utils.precision import check_precision
 
 
 class PatchFeatures(nn.Module):
@@ -47,7 +46,7 @@ class PatchFeatures(nn.Module):
         self.size_divisor = size_divisor
         self.pool_size = pool_size
         self.center = center
-        self.dtype = check_precision(precision)
+        self.dtype = check_precision(precision, "AGSSP.SCORER.PRECISION")
 
     def train(self, mode: bool = True):
         """Stays in evaluation mode: a scorer's features must not depend on the batch."""
@@ -131,9 +130,3 @@ def resize_cells(level: Tensor, grid: tuple[int, int]) -> Tensor:
     if level.shape[-2:] == torch.Size(grid):
         return level
     return F.interpolate(level, size=tuple(grid), mode="bilinear", align_corners=False)
-
-
-def check_precision(name: str) -> torch.dtype:
-    if name not in PRECISIONS:
-        raise ValueError(f"AGSSP.SCORER.PRECISION is {name!r}. Choices: {', '.join(PRECISIONS)}.")
-    return PRECISIONS[name]

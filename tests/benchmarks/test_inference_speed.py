@@ -47,7 +47,7 @@ def test_the_model_gets_images_resized_in_its_own_channel_order(image_folder, mo
     ("arguments", "message"),
     [
         ({"num_images": 0}, "num_images must be at least 1, got 0"),
-        ({"precision": "int8"}, "precision is 'int8'. Choices: fp32, fp16, bf16"),
+        ({"precision": "int8"}, "precision is 'int8'. Choices: fp32, bf16, fp16"),
     ],
 )
 def test_wrong_arguments(image_folder, arguments, message):

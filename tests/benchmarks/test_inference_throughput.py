@@ -41,13 +41,15 @@ def test_both_ways_are_timed(image_folder, tmp_path, in_this_process):
 def test_the_shipped_detectors_are_what_is_measured_by_default(image_folder, monkeypatch, capsys):
     rows = []
 
-    def compare(run, paths, rounds):
+    def compare(run, paths, rounds, precision):
+        assert precision == "bf16"
         assert (run / "config.yaml").is_file()
         rows.append([run.name, 1.0, 2.0, 2.0, 30.0, 20.0, 1.5])
         return rows[-1]
 
     monkeypatch.setattr(throughput, "compare", compare)
     monkeypatch.setattr(throughput, "CONFIGS", ("yolo_cspdarknet_n",))
-    monkeypatch.setattr("sys.argv", ["throughput", str(image_folder), "--num-images", "2"])
+    argv = ["throughput", str(image_folder), "--num-images", "2", "--precision", "bf16"]
+    monkeypatch.setattr("sys.argv", argv)
     throughput.main()
     assert "| yolo_cspdarknet_n |" in capsys.readouterr().out

@@ -16,7 +16,7 @@ import detectron2_agssp
 from detectron2_agssp import predict
 from detectron2_agssp.cli.main import main
 from detectron2_agssp.data.model_input import model_input
-from detectron2_agssp.inference import open_run
+from detectron2_agssp.inference import detector, open_run
 from detectron2_agssp.inference.store import PredictionStore, as_detections, as_entry
 from detectron2_agssp.io.files import lock_file
 from detectron2_agssp.io.images import list_images, read_image
@@ -387,3 +387,32 @@ def test_the_command(run, image_folder, tmp_path, capsys):
 def test_the_public_face():
     assert detectron2_agssp.predict is predict
     assert "predict" in detectron2_agssp.__all__
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_where_the_cpu_has_it(has_bfloat16, run, image_folder, found, caplog, monkeypatch):
+    monkeypatch.setattr(detector, "cpu_has_bfloat16", lambda: has_bfloat16)
+    seen, forward = set(), torch.nn.Conv2d.forward
+
+    def noted(self, x):
+        out = forward(self, x)
+        seen.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", noted)
+    options = ["AGSSP.PREDICT.PRECISION", "bf16"]
+    rounded = predict(run, image_folder, threshold=LOW, options=options)
+    assert ("no instructions for bf16" in caplog.text) is not has_bfloat16
+    assert (torch.bfloat16 in seen) is has_bfloat16
+    assert all(image["boxes"].dtype == torch.float32 for image in rounded.values())
+    if not has_bfloat16:
+        equal(rounded, found)
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"), [("fp16", "fp16 is for GPUs"), ("half", "'half'. Choices: fp32, bf16")]
+)
+def test_a_precision_that_is_none_here(precision, said, run, image_folder):
+    options = ["AGSSP.PREDICT.PRECISION", precision, "MODEL.DEVICE", "cpu"]
+    with pytest.raises(ValueError, match=said):
+        predict(run, image_folder, options=options)

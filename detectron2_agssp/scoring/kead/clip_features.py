@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from detectron2_agssp.scoring.kead.encoder import VVAttentionEncoder
-from detectron2_agssp.scoring.patch_features import PatchFeatures, check_precision
+from detectron2_agssp.scoring.patch_features import PatchFeatures
+from detectron2_agssp.utils.precision import check_precision
 
 
 class ClipEncoder(nn.Module):
@@ -26,7 +27,7 @@ class ClipEncoder(nn.Module):
         std = std or (0.26862954, 0.26130258, 0.27577711)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), False)
-        self.encoder.to(check_precision(precision))
+        self.encoder.to(check_precision(precision, "AGSSP.SCORER.PRECISION"))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], tuple[int, int]]:
