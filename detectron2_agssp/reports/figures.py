@@ -67,7 +67,7 @@ def bars(labels: Sequence[str], values: Sequence[float], *, x_label: str = "") -
         figure = _figure(0.5 + 0.3 * len(labels))
         axes = figure.subplots()
         drawn = axes.barh(range(len(labels)), numbers)
-        texts = [f"{number:,.3g}" if np.isfinite(number) else "" for number in numbers]
+        texts = [_figure_of(number) if np.isfinite(number) else "" for number in numbers]
         axes.bar_label(drawn, texts, padding=3)
         axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
         axes.tick_params(axis="y", length=0)
@@ -75,6 +75,11 @@ def bars(labels: Sequence[str], values: Sequence[float], *, x_label: str = "") -
         axes.margins(x=0.12)
         axes.set_xlabel(printable(x_label))
         return to_svg(figure, f"Bars: {', '.join(map(str, labels))}")
+
+
+def _figure_of(number: float) -> str:
+    """Three digits, and a count in full: 0.0123, 45.6, 1,240."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def histograms(

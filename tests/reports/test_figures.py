@@ -33,6 +33,10 @@ def test_bars_are_as_long_as_their_values():
     assert {"a", "b", "c", "1", "2", "-1", "seconds"} <= set(texts(svg))
 
 
+def test_a_bar_of_thousands_has_them_in_full():
+    assert {"1,240", "99.5", "0.0123"} <= set(texts(bars(["a", "b", "c"], [1240, 99.5, 0.0123])))
+
+
 def test_histograms_share_an_axis_but_not_a_height():
     rows = {"few": [1, 0, 2], "many": [1000, 500, 0], "none": [0, 0, 0]}
     svg = histograms(rows, [0, 1, 2, 4], x_label="score", marker=("limit", 3))
