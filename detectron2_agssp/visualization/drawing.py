@@ -29,7 +29,8 @@ def draw_boxes(
     """Draw boxes, each with a label that stays inside the picture.
 
     A label goes above its box, or inside it, or below it: the first place where it fits and
-    covers no earlier label. Boxes are cut at the border; one wholly outside is left out.
+    covers no earlier label; where there is none, below or above the labels in its way. Boxes are
+    cut at the border; one wholly outside is left out.
 
     Args:
         image: (H, W, 3) RGB or (H, W) grey, uint8.
@@ -144,6 +145,11 @@ def _find_place(frame: Frame, size, line: int, height: int, width: int, taken) -
     lowest = height - size[0]
     candidates = [top - size[0], top + line, bottom, bottom - line - size[0]]
     starts = [y for y in candidates if 0 <= y <= lowest] or [min(top, lowest)]
+    # A small box at the border has one place, and its neighbour's label may stand there.
+    starts += sorted(
+        (y for other in taken for y in (other[3], other[1] - size[0]) if 0 <= y <= lowest),
+        key=lambda y: abs(y - starts[0]),
+    )
     places = [(x, y, x + size[1], y + size[0]) for y in starts]
     free = [place for place in places if not any(_overlap(place, other) for other in taken)]
     return (free or places)[0]

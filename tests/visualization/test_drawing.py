@@ -87,6 +87,19 @@ class TestBoxes:
         rows = (both != bare).any(axis=(1, 2)).sum()
         assert rows == 2 * first.any(axis=1).sum(), "the second stands elsewhere, whole"
 
+    def test_label_of_a_small_box_at_the_border_moves_away_from_its_neighbours(self):
+        image, boxes = gray(200, 200), [[19, 0, 200, 62], [0, 0, 13, 12]]
+        bare = draw_boxes(image, boxes)
+        places = [
+            (draw_boxes(image, boxes, names) != bare).any(axis=-1)
+            for names in (["1.00", ""], ["1.00", "0.50"])
+        ]
+        second = places[1] & ~places[0]
+        # As many pixels as the first, as digits are equally wide, and none in common.
+        assert second.sum() > 0.9 * places[0].sum()
+        both, first = (draw_boxes(image, boxes, ["1.00", name]) for name in ("0.50", ""))
+        assert (both[places[0]] == first[places[0]]).all()
+
     def test_lines_and_letters_grow_with_the_picture(self):
         def share(size):
             picture = draw_boxes(gray(size, size), [[0, size // 2, size, size]])
