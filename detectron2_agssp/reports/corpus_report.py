@@ -178,10 +178,11 @@ def _left_out(corpus: Corpus) -> dict[str, Any]:
     total = sum(corpus.reasons.values())
     section: dict[str, Any] = {
         "title": "Left out",
-        "text": [f"{total:,} images; {LEFT_OUT_FILE} beside this page has all of them."],
+        "text": [f"Images: {total:,}. All are listed in {LEFT_OUT_FILE} beside this page."],
     }
     if lines:
-        section["details"] = {f"The first {len(lines)}": "\n".join(lines)}
+        title = "All of them" if len(lines) == total else f"The first {len(lines)}"
+        section["details"] = {title: "\n".join(lines)}
     if corpus.skipped_folders:
         section["warnings"] = corpus.skipped_folders[:10]
     return section
