@@ -1,8 +1,10 @@
 """Finds the subcommand, reads its arguments, then imports the plugin and runs it."""
 
 import importlib
+import logging
 import pkgutil
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
@@ -59,8 +61,17 @@ def run_command(command: str, arguments: Sequence[str], *, prog: str) -> None:
     with readable_errors(getattr(module, "GO_ON", GO_ON)):
         check_alone(args, prog)
         if getattr(module, "NEEDS_PLUGIN", True):
+            _quiet()
             install()
         module.run(args)
+
+
+def _quiet() -> None:
+    """Leaves out what torch says of Detectron2's and fvcore's own code: whoever runs a command
+    cannot do anything about it."""
+    warnings.filterwarnings("ignore", "`torch.jit.(script|load)` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def _parser_of(module: ModuleType, prog: str) -> CommandParser:

@@ -41,6 +41,18 @@ for argv in (["run.py", "-m", "detectron2_agssp.utils.collect_env"], ["-m", "det
         os._exit(0)
     os.wait()
 """
+# The console script, and what Detectron2's detectors call; each warns once in a process.
+NOISY = """
+__name__ = "agssp_cli"
+from detectron2_agssp.cli import boxes, main
+def run(args):
+    import torch
+    from torch.fx._symbolic_trace import is_fx_tracing
+    torch.meshgrid(torch.ones(1), torch.ones(1)), is_fx_tracing()
+    raise ValueError(args.maps)
+boxes.run = run
+main.main(["boxes", "nowhere", "boxes.json"])
+"""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -74,6 +86,11 @@ def test_the_module_is_the_same_command():
     assert module.stdout == script.stdout
     assert "  maps   " in module.stdout
     assert (module.returncode, module.stderr) == (0, "")
+
+
+def test_an_error_is_all_that_is_said():
+    done = python("-c", NOISY)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nowhere\n")
 
 
 def test_the_import_is_never_hollow(tmp_path):
