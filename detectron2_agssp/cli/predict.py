@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from detectron2_agssp.inference.predict import predict
+    from detectron2_agssp.io.files import user_path
     from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -60,4 +61,8 @@ def run(args: argparse.Namespace) -> None:
         options=options,
     )
     count = sum(len(one["scores"]) for one in found.values())
-    print(f"{count} detections in {len(found)} images: see {args.output}/report.html")
+    skipped = (user_path(args.output) / "skipped.jsonl").read_text(encoding="utf-8").count("\n")
+    print(
+        f"{count} detections in {len(found)} images (unreadable and skipped: {skipped}): "
+        f"see {args.output}/report.html"
+    )

@@ -370,17 +370,19 @@ def test_several_lanes_predict_the_same(run, images):
         torch.testing.assert_close(found["boxes"], second[name]["boxes"], atol=1e-2, rtol=0)
 
 
-def test_the_command(run, image_folder, tmp_path, capsys):
+def test_the_command(run, images, tmp_path, capsys):
+    (images / "damaged.png").write_bytes(b"\x89PNG no picture")
     out = str(tmp_path / "out")
     options = ["--threshold", "0.3", "--tile", "128", "--overlap", "0.25"]
-    main(["predict", str(run), str(image_folder), out, *options, "AGSSP.PREDICT.PICTURES", "False"])
-    assert f"in 6 images: see {out}/report.html" in capsys.readouterr().out
+    main(["predict", str(run), str(images), out, *options, "AGSSP.PREDICT.PICTURES", "False"])
+    said = f"in 6 images (unreadable and skipped: 1): see {out}/report.html"
+    assert said in capsys.readouterr().out
     assert "No pictures were written" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(SystemExit, match="2"):
-        main(["predict", str(run), str(image_folder), out])
+        main(["predict", str(run), str(images), out])
     assert "overlap" in capsys.readouterr().err.lower()
     with pytest.raises(SystemExit, match="2"):
-        main(["predict", str(run), str(image_folder), out, "--threshold", "high"])
+        main(["predict", str(run), str(images), out, "--threshold", "high"])
     assert "'high'" in capsys.readouterr().err
 
 
