@@ -27,6 +27,9 @@ SIGNIFICANCE = 0.05
 # Of what is between chance and all boxes on a label: below it, boxes are hardly better. NEU-DET's
 # first maps reach 0.14 and brought AGDP next to nothing, the second round's 0.49.
 USEFUL_LIFT = 0.2
+# Times chance from which on they are more than hardly better, where defects are so small that the
+# lift is out of reach: Magnetic-Tile's first maps reach 3.4, and its second round's are worse.
+OFTEN = 2.0
 # Shares of the images without a box, and of their area inside boxes, from which on to ask.
 MANY_WITHOUT_BOXES = 0.3
 MUCH_COVERED = 0.5
@@ -136,6 +139,12 @@ def _in_words(evaluation: FolderEvaluation) -> tuple[bool, str]:
         )
     if by_chance > SIGNIFICANCE:
         return False, f"boxes no better than random {figures}: {advice}"
+    if not is_useful and share >= OFTEN * chance:
+        return True, (
+            f"boxes on a label {share / chance:.1f} times as often as random ones {figures}, and "
+            "still mostly beside any, as with small defects: look at them (agssp report), and at "
+            "a second round's, before you train on either"
+        )
     if not is_useful:
         return True, f"boxes hardly better than random {figures}: run the second round first"
     return True, (

@@ -90,6 +90,23 @@ def test_many_boxes_that_are_a_little_better(cfg, place):
     assert "hardly better than random (0.587 against 0.500)" in judged.sentence
 
 
+def test_small_defects_that_boxes_find_more_often_than_chance(cfg, write_maps, tmp_path):
+    """No second round is advised, whose boxes are worse on such a set."""
+    maps, labels = {}, {}
+    for number in range(40):
+        anomaly_map = np.zeros((HEIGHT, WIDTH))
+        anomaly_map[10:20, 50 if number < 6 else 10 : 60 if number < 6 else 20] = 0.9
+        maps[f"{number}.png"] = anomaly_map
+        # A label of 16 x 10 of 80 x 40 pixels: a twentieth.
+        labels[f"{number}.png"] = [[47, 10, 16, 10]]
+    labels = write_labels(tmp_path / "labels.json", labels)
+    judged = judge(cfg, write_maps(tmp_path / "maps", maps), labels)
+    assert judged.better
+    assert "3.0 times as often as random ones (0.150 against 0.050)" in judged.sentence
+    assert "look at them" in judged.sentence
+    assert "run the second round" not in judged.sentence
+
+
 def test_no_boxes(cfg, place):
     cfg.AGSSP.BOXES.THRESHOLD = 0.95
     judged = judge(cfg, *place(20))
