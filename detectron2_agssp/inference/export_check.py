@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -54,14 +53,15 @@ class Agreement:
 
 def check_images(cfg: CfgNode, folder: str | Path | None = None) -> Iterator[np.ndarray]:
     """At most NUM_IMAGES images (H, W, 3) uint8 RGB: of the folder; otherwise of DATASETS.TEST, as
-    far as they are there; otherwise made up. Every second one is cut, so that sizes differ.
+    far as they are there, evenly drawn from either; otherwise made up. Every second one is cut, so
+    that sizes differ.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, or no images in it.
     """
     reader = ImageReader(cfg)
     if folder is not None:
-        paths = [Path(folder, name) for name in islice(list_images(folder), NUM_IMAGES)]
+        paths = [Path(folder, name) for name in _evenly(list(list_images(folder)))]
         if not paths:
             raise ValueError(f"{folder} holds no images.")
         images: Iterable[np.ndarray] = map(reader, paths)
@@ -88,8 +88,12 @@ def _validation_images(cfg: CfgNode) -> list[str]:
             # Its labels, or its images.
             with contextlib.suppress(FileNotFoundError):
                 names += [record["file_name"] for record in DatasetCatalog.get(dataset)]
-    names = [name for name in names[:: max(len(names) // NUM_IMAGES, 1)] if Path(name).is_file()]
-    return names[:NUM_IMAGES]
+    return [name for name in _evenly(names) if Path(name).is_file()]
+
+
+def _evenly(names: list[str]) -> list[str]:
+    """NUM_IMAGES of them, or all: the first ones may be of one class."""
+    return names[:: max(len(names) // NUM_IMAGES, 1)][:NUM_IMAGES]
 
 
 def _surface(seed: int) -> np.ndarray:

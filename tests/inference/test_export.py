@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 
 from detectron2_agssp.data.model_input import model_input
 from detectron2_agssp.inference import export, export_check, export_files
@@ -194,6 +195,14 @@ def test_nothing_to_compare_is_no_success(detectors, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"finds nothing in 3 images.*--images"):
         export_model(model, cfg, tmp_path / "model.ts", "abcdef")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_checked_from_its_beginning_to_its_end(tmp_path):
+    """Where images are named by their class, the first ones are of one."""
+    for number in range(45):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((8, 8), number, np.uint8))
+    values = [image.max() for image in export_check.check_images(get_cfg(), tmp_path)]
+    assert values == [0, 15, 30], "as many as the fixture asks for"
 
 
 def test_a_run_is_exported(tmp_path, image_folder):
