@@ -1,7 +1,7 @@
 """The HTML page at the end of fine-tuning: curves, AP per class, what is taken for what, and the
 worst mistakes as pictures."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from detectron2_agssp.visualization import draw_boxes
 from detectron2_agssp.visualization.drawing import TRUTH_COLOR
 
 NUM_PICTURES = 12  # of misses, and of false alarms
+NUM_BOXES = 10  # of detections in one
 _MAX_POINTS = 400  # of a curve
 _METRICS = ("AP", "AP50")
 _SIDE = 480  # pixels of a picture
@@ -83,7 +84,7 @@ def write_training_report(
     return write_page(path, "sections.html", title="Training", sections=sections)
 
 
-_COLORS = "Labels are green; detections are orange, with their scores."
+_COLORS = f"Labels are green; detections, {NUM_BOXES} at most, are orange, with their scores."
 
 
 def _class_table(rows) -> dict[str, Any]:
@@ -184,10 +185,13 @@ def _pictures(
         boxes, found = of_image[image_id]
         if boxes:
             image = draw_boxes(image, _scaled(boxes, scale), color=TRUTH_COLOR)
+        # A detector of a short training finds a hundred boxes: those in question first.
+        found = sorted(found, key=lambda entry: (entry not in own, -entry["score"]))[:NUM_BOXES]
         if found:
             texts = [f"{classes[entry['category_id']]} {entry['score']:.2f}" for entry in found]
             image = draw_boxes(image, _scaled(found, scale), texts)
-        kinds = ", ".join(classes[entry["category_id"]] for entry in own)
+        counts = Counter(classes[entry["category_id"]] for entry in own)
+        kinds = ", ".join(f"{count} {name}" for name, count in counts.items())
         shown.append(picture(image, f"{names[image_id]}: {kinds}"))
     if not entries:
         text = "None at this threshold."
