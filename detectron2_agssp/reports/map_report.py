@@ -128,7 +128,7 @@ def write_map_report(
 
 def _panel(draw: MapPainter, entry: dict) -> dict[str, Any]:
     caption, panel = draw(entry, _TILE_HEIGHT)
-    return picture(panel, caption, quality=80)
+    return picture(panel, caption, quality=80, wide=True)
 
 
 def _figures(summary: FolderSummary) -> dict[str, Any]:

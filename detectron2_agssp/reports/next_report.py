@@ -86,7 +86,8 @@ def _picture(image: NextImage, classes: Sequence[str], reader: ImageReader) -> d
     if image.map_path is not None:
         tiles = [drawn, colorize(load_map(image.map_path), height, width, (0, 1))]
         drawn = panel_row(tiles, ["guess", "anomaly map"], 320)
-    return picture(drawn, image.entry["image"], max_side=1000)
+    panels = image.map_path is not None
+    return picture(drawn, image.entry["image"], max_side=1000, wide=panels)
 
 
 def _table(images: Sequence[NextImage]) -> dict[str, Any]:

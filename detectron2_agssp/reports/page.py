@@ -74,7 +74,12 @@ def write_page(path: str | os.PathLike, template: str | Path, **context: Any) ->
 
 
 def picture(
-    image: np.ndarray, caption: str = "", *, max_side: int = 2000, quality: int = 85
+    image: np.ndarray,
+    caption: str = "",
+    *,
+    max_side: int = 2000,
+    quality: int = 85,
+    wide: bool = False,
 ) -> dict[str, Any]:
     """A picture that the page embeds, in the form that templates take: PNG up to 128 x 128 pixels,
     JPEG above.
@@ -84,6 +89,8 @@ def picture(
         caption: plain text below it.
         max_side: a picture with a longer side is reduced to it; pixels.
         quality: of JPEG, 1 to 100.
+        wide: it has a row of the page to itself, as several panels need; others have one where they
+            are large or much wider than high.
 
     Raises:
         TypeError, ValueError: for another shape or dtype.
@@ -103,7 +110,7 @@ def picture(
         kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling]
     _, data = cv2.imencode(f".{kind}", bgr, options)
     address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return {"src": address, "width": width, "height": height, "caption": caption}
+    return {"src": address, "width": width, "height": height, "caption": caption, "wide": wide}
 
 
 def format_number(value: Any, decimals: int = 3) -> str:

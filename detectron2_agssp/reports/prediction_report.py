@@ -148,7 +148,7 @@ def _picture(
     if maps is not None:
         drawn = maps(entry["image"], drawn)
     caption = f"{entry['image']}: {_listed(entry, classes)}"
-    return picture(drawn, caption, max_side=1400)
+    return picture(drawn, caption, max_side=1400, wide=maps is not None)
 
 
 def _listed(entry: dict, classes: Sequence[str]) -> str:

@@ -113,6 +113,8 @@ def test_the_report(run, image_folder, tmp_path, write_maps):
     for index, name in enumerate(CLASSES):
         count = sum((one["classes"] == index).sum().item() for one in found.values())
         assert f'<th scope=row>{name}</th>\n<td class="number">{count}</td>' in page
+    # Panels of portraits, too, are no thumbnails.
+    assert page.count('<div class="place wide"') == page.count('<div class="place')
     by_score = sorted(found, key=lambda name: -found[name]["scores"].max())
     places = [page.index(f"<figcaption>{name}: ") for name in by_score]
     assert places == sorted(places)
