@@ -2,8 +2,9 @@
 
     python -m benchmarks.export --images IMAGE_DIR --int8 IMAGE_DIR --threads 2 RUN [RUN ...]
 
-Each export is made and checked first. DefaultPredictor resizes the image, the others have it
-resized. All take turns, so that what else the machine does meets all of them.
+Each export is made and checked first, those in int8 by AP, too, on the run's validation set or on
+that of --data. DefaultPredictor resizes the image, the others have it resized. All take turns, so
+that what else the machine does meets all of them.
 """
 
 import statistics
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultPredictor
 from tabulate import tabulate
 
@@ -89,12 +91,17 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a training")
     parser.add_argument("--images", metavar="DIR", help="by default the run's own, or made-up ones")
     parser.add_argument("--int8", metavar="DIR", help="measure int8, too, calibrated on these")
+    parser.add_argument("--data", metavar="NAME", help="labelled data set for AP in int8")
     parser.add_argument("--rounds", type=int, default=100, help="default: 100")
     parser.add_argument("--threads", type=int, default=2, help="of each runtime; default: 2")
     parser.add_argument("--size", type=int, default=192, help="of the shorter side; default: 192")
     args = parser.parse()
     torch.set_num_threads(args.threads)
     options = ["INPUT.MIN_SIZE_TEST", str(args.size), "INPUT.MAX_SIZE_TEST", str(2 * args.size)]
+    if args.data:
+        if args.data not in DatasetCatalog:
+            parser.error(f"--data: {args.data} is not registered.")
+        options += ["DATASETS.TEST", str((args.data,))]
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))
     print(f"{describe_machine()}, {versions}; batch 1, median milliseconds of {args.rounds}")
     exports = _ways(args.int8)
