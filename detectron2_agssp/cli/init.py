@@ -7,6 +7,7 @@ imports detectron2_agssp. Run it again, for another file, when the labels change
 """
 
 import argparse
+import shlex
 
 HELP = "write a fine-tuning config for your own COCO labels"
 EXAMPLE = "agssp init --labels own.json --from out finetune.yaml"
@@ -61,12 +62,13 @@ def run(args: argparse.Namespace) -> None:
         print(made.loaded)
     needs_gpu = read_config(made.config_file).MODEL.DEVICE != "cpu"
     on_cpu = " MODEL.DEVICE cpu" if needs_gpu and not torch.cuda.is_available() else ""
+    config = shlex.quote(str(made.config_file))
     print(
         f"{made.config_file} fine-tunes {made.detector} on {made.images['train']} images, to be "
         f"validated on {made.images.get('val', 0)}; {len(made.classes)} classes: "
         f"{', '.join(made.classes)}.\n"
         "Train it:\n"
-        f"  agssp train --config-file {made.config_file}\n"
+        f"  agssp train --config-file {config}\n"
         "or, with `import detectron2_agssp` in your train_net.py:\n"
-        f"  python train_net.py --config-file {made.config_file}{on_cpu}"
+        f"  python train_net.py --config-file {config}{on_cpu}"
     )

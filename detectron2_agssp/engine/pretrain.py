@@ -1,6 +1,7 @@
 """The whole method in order, once: maps, AGBP, further rounds, AGDP."""
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -362,11 +363,15 @@ def usage(pretrained: Pretrained, options: Options) -> str:
         if key.startswith(("MODEL.", "AGSSP.TIMM.", "INPUT.FORMAT"))
         and not key.endswith(("WEIGHTS", "DEVICE", "FREEZE_AT", "NUM_CLASSES"))
     )
+    config, weights, run = (
+        shlex.quote(str(path))
+        for path in (pretrained.config_file, pretrained.weights, pretrained.weights.parents[1])
+    )
     return (
         "Pretrained. To fine-tune from it, with your own DATASETS and number of classes:\n"
         "  import detectron2_agssp    # in your train_net.py; then call it with\n"
-        f"  --config-file {pretrained.config_file}\n"
-        f"  MODEL.WEIGHTS {pretrained.weights}" + (f" {shape}" if shape else "") + "\n"
+        f"  --config-file {config}\n"
+        f"  MODEL.WEIGHTS {weights}" + (f" {shape}" if shape else "") + "\n"
         "or have that config written, for your own COCO labels:\n"
-        f"  agssp init --labels labels.json --from {pretrained.weights.parents[1]} finetune.yaml"
+        f"  agssp init --labels labels.json --from {run} finetune.yaml"
     )

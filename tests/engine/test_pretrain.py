@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import tarfile
 
@@ -350,3 +351,12 @@ def test_weights_that_cannot_be_fetched_stop_before_the_maps(images, tmp_path, m
     with pytest.raises(ConnectionError, match=r"R-50\.pkl cannot be reached"):
         pretrain(images, tmp_path / "out", detector="faster_rcnn_R50_fpn")
     assert not (tmp_path / "out" / "maps").exists()
+
+
+def test_the_commands_that_it_ends_with_can_be_pasted(tmp_path):
+    folder = tmp_path / "my out"
+    weights = folder / "agdp" / "model_final.pth"
+    pretrained = module.Pretrained(folder, folder, weights, "agssp://finetune/yolo_R50.yaml")
+    words = shlex.split(module.usage(pretrained, Options()), comments=True)
+    assert words[words.index("MODEL.WEIGHTS") + 1] == str(weights)
+    assert words[words.index("--from") + 1 :] == [str(folder), "finetune.yaml"]

@@ -202,11 +202,11 @@ def test_weights_of_no_shipped_detector(labels, tmp_path):
 
 
 def test_the_command_ends_with_that_of_the_training(labels, tmp_path, capsys):
-    config = tmp_path / "mine.yaml"
+    config = tmp_path / "my own.yaml"
     main(["init", "--labels", str(labels), str(config), "--detector", "retinanet_R50_fpn"])
     printed = capsys.readouterr().out
-    assert f"  agssp train --config-file {config}\n" in printed
-    assert f"  python train_net.py --config-file {config}" in printed
+    assert f"  agssp train --config-file '{config}'\n" in printed
+    assert f"  python train_net.py --config-file '{config}'" in printed
     assert "on 10 images, to be validated on 2; 6 classes: crazing, " in printed
     (tmp_path / "bad.json").write_text(json.dumps({**read_coco(labels), "annotations": []}))
     with pytest.raises(SystemExit, match="2"):
