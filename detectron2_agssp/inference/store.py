@@ -30,6 +30,7 @@ from detectron2_agssp.io.files import (
 from detectron2_agssp.maps.manifest import append_lines, json_line, truncate_unfinished_line
 from detectron2_agssp.maps.store import derived_name
 from detectron2_agssp.utils.differences import differences
+from detectron2_agssp.utils.naming import some_of
 
 FULL = "What was predicted is whole: make room and run the same command again."
 
@@ -56,8 +57,8 @@ class PredictionStore:
 
         Raises:
             OSError: another run is writing.
-            ValueError: it holds the predictions of other settings (they are named), or predictions
-                that do not say of what.
+            ValueError: it holds the predictions of other settings (they are named), predictions
+                that do not say of what, or files of something else.
         """
         with only_run(self.root):
             self._check(settings)
@@ -75,6 +76,13 @@ class PredictionStore:
             if there:
                 raise ValueError(
                     f"{self.root} holds {there[0]}, but no run.json that says of what. {way_out}"
+                )
+            # Those of a map folder, say, which would be written over.
+            others = sorted(path.name for path in self.root.iterdir() if path.name[0] != ".")
+            if others:
+                raise ValueError(
+                    f"{self.root} holds files of something else ({some_of(others)}). Name a folder "
+                    "that is empty or not there yet."
                 )
             write_json(self.settings_path, settings)
             return

@@ -209,6 +209,15 @@ def write_video(path, count):
     writer.release()
 
 
+def test_a_folder_of_something_else_is_refused(run, image_folder, tmp_path):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "report.html").write_text("of the maps")
+    with pytest.raises(ValueError, match=r"something else \(maps, report\.html\)"):
+        predict(run, image_folder, tmp_path, threshold=LOW)
+    assert (tmp_path / "report.html").read_text() == "of the maps"
+    assert {path.name for path in tmp_path.iterdir()} == {"maps", "report.html"}
+
+
 def test_a_video(run, tmp_path):
     write_video(tmp_path / "clip.avi", 3)
     found = predict(run, tmp_path / "clip.avi", tmp_path / "out", threshold=LOW)
