@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     from detectron2_agssp.inference.predict import predict
     from detectron2_agssp.io.files import user_path
+    from detectron2_agssp.reports.skipped import SkippedFiles, read_skipped
     from detectron2_agssp.utils.cpu_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
         options=options,
     )
     count = sum(len(one["scores"]) for one in found.values())
-    skipped = (user_path(args.output) / "skipped.jsonl").read_text(encoding="utf-8").count("\n")
+    skipped = read_skipped(user_path(args.output)) or SkippedFiles()
     print(
-        f"{count} detections in {len(found)} images (unreadable and skipped: {skipped}): "
+        f"{count} detections in {len(found)} images (unreadable and skipped: {skipped.count}): "
         f"see {args.output}/report.html"
     )

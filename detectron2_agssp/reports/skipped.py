@@ -24,7 +24,7 @@ class SkippedFiles:
 
 
 def read_skipped(map_root: str | Path, num_listed: int = 50) -> SkippedFiles | None:
-    """Reads a map folder's ``skipped.jsonl``; None where there is none.
+    """Reads the ``skipped.jsonl`` of a folder of maps or predictions; None where there is none.
 
     Reasons that differ only in what they quote and in numbers (paths, sizes) are one kind. A line
     that is not one of the map tool's is counted as such.
